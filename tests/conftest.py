@@ -1,0 +1,41 @@
+"""Fixtures shared by all tests: where the reference data lies, quiet and repeatable torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _folder(variable: str, default: Path) -> Path:
+    folder = Path(os.environ.get(variable, default))
+    if not folder.is_dir():
+        pytest.skip(f"{variable}: folder {folder.name} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images, videos and trained weights."""
+    return _folder("SHARED_DATA", _SHARED / "data")
+
+
+@pytest.fixture(scope="session")
+def darknet_golden() -> Path:
+    """Numbers that Darknet itself computed."""
+    return _folder("DARKNET_GOLDEN", _SHARED / "golden")
+
+
+@pytest.fixture(scope="session")
+def darknet_zoo() -> Path:
+    """Darknet's own cfg files."""
+    return _folder("DARKNET_ZOO", _SHARED / "zoo")
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    torch.manual_seed(0)
