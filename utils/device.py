@@ -1,0 +1,50 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from utils.errors import EnvironmentFault, UsageError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """``auto`` takes the first GPU where there is one; a device that is not there is an EnvironmentFault."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: no such kind of device (wanted auto, cpu, cuda, cuda:0 ...)") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise EnvironmentFault(f"--device {name}: torch sees {found} GPUs here; use --device cpu or check the driver")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: this project runs on cpu and cuda")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the network's inside: ``auto`` is bf16 (or fp16) on a GPU, fp32 on a CPU."""
+    if name == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16: half precision needs a GPU; on a CPU use bf16 or fp32")
+    return _DTYPES[name]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """fp32, bf16 or fp16."""
+    return next(name for name, known in _DTYPES.items() if known == dtype)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision for training: nothing for fp32, else torch.autocast."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
