@@ -24,6 +24,8 @@ class ImageRecord:
         boxes: float32 (N, 4) xyxy, pixels of the image.
         labels: int64 (N,) class indices, 0-based.
         crowd: bool (N,); a crowd box is neither a positive nor a negative.
+        areas: float (N,), the areas by which COCO calls an object small, medium or large: there the area of the
+            mask, not of the box. None means the areas of the boxes.
     """
 
     image_id: int
@@ -32,6 +34,7 @@ class ImageRecord:
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
+    areas: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
