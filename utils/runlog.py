@@ -1,0 +1,133 @@
+"""The record of a training run: progress bar, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+_TENSORBOARD_EVERY = 10
+
+
+class RunLog:
+    """Shows and records what a run does.
+
+    Args:
+        folder: the run folder; holds metrics.jsonl and the TensorBoard events.
+        start, total: first and last iteration.
+        images_per_iteration: for the images/s of the bar.
+    """
+
+    def __init__(self, folder: Path, *, start: int, total: int, images_per_iteration: int) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = _Board(folder, start)
+        self._every = max(1, total // 5000)  # a long run keeps some 5,000 lines
+        self._images = images_per_iteration
+        self._smooth: dict[str, float] = {}
+        # positions are images: the rate shown is then images/s, and time left follows from it
+        self._bar = tqdm(
+            total=total * self._images, initial=start * self._images, unit="image", dynamic_ncols=True,
+            mininterval=0.5, disable=None if sys.stderr.isatty() else False, file=sys.stderr,
+        )  # fmt: skip
+
+    def step(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None:
+        """Record one optimiser step; ``iteration`` counts from 1."""
+        for name, value in losses.items():
+            before = self._smooth.get(name, value)
+            self._smooth[name] = 0.9 * before + 0.1 * value  # Darknet's running average
+        terms = " ".join(f"{name} {value:.3g}" for name, value in self._smooth.items())
+        self._bar.set_postfix_str(f"{terms} lr {learning_rate:.2g}", refresh=False)
+        self._bar.update(self._images)
+        if iteration % self._every == 0:
+            self._write({"iteration": iteration, **losses, "lr": learning_rate})
+        if iteration % _TENSORBOARD_EVERY == 0:
+            self._board.scalars({**{f"loss/{name}": value for name, value in losses.items()}, "lr": learning_rate}, iteration)
+
+    def evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Record the COCO metrics after ``iteration`` steps and show the two that matter."""
+        self._write({"iteration": iteration, **metrics})
+        self._board.scalars({f"coco/{name}": value for name, value in metrics.items()}, iteration)
+        self.note(f"iteration {iteration}: AP50 {metrics['ap50']:.3f}  AP {metrics['ap']:.3f}")
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """Add a uint8 (H, W, 3) RGB picture to TensorBoard."""
+        self._board.picture(name, image, iteration)
+
+    def curve(self, name: str, recall: np.ndarray, precision: np.ndarray, iteration: int) -> None:
+        """Add a precision-recall curve to TensorBoard."""
+        self._board.curve(name, recall, precision, iteration)
+
+    def note(self, line: str) -> None:
+        """Print a line without tearing the bar."""
+        self._bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """End the bar and flush the files."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n")
+        self._file.flush()
+
+
+def cut_metrics(path: Path, iteration: int) -> None:
+    """Drop the rows of ``metrics.jsonl`` beyond ``iteration``: a resumed run writes them again."""
+    if not path.exists():
+        return
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["iteration"] <= iteration]
+    if len(kept) < len(rows):
+        path.write_text("".join(kept), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """All rows of a metrics.jsonl."""
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _plain(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+class _Board:
+    """TensorBoard that gives up with one warning instead of ending the run when its disk is full."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
+            from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=start or None)
+
+    def scalars(self, values: Mapping[str, float], iteration: int) -> None:
+        for name, value in values.items():
+            self._call("add_scalar", name, value, iteration)
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        self._call("add_image", name, image, iteration, dataformats="HWC")
+
+    def curve(self, name: str, recall: np.ndarray, precision: np.ndarray, iteration: int) -> None:
+        # counts are not known here and TensorBoard only draws the two rows that follow
+        count = len(recall)
+        zeros = np.zeros(count)
+        self._call("add_pr_curve_raw", name, zeros, zeros, zeros, zeros, precision, recall, iteration, count)
+
+    def close(self) -> None:
+        self._call("close")
+
+    def _call(self, method: str, *arguments: object, **options: object) -> None:
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*arguments, **options)
+        except OSError as error:
+            self._writer = None
+            print(f"yolov4: warning: TensorBoard events stop here ({error}); training goes on", file=sys.stderr)
