@@ -1,0 +1,76 @@
+"""Changes to a parsed cfg: each function returns a new Config and leaves its argument alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from utils.cfg_heads import Region, Yolo
+from utils.cfg_layers import Convolutional
+from utils.cfg_options import Options
+from utils.cfg_sections import Config
+from utils.cfg_values import did_you_mean, shown
+from utils.errors import CfgError
+from utils.structures import Size
+
+
+def with_classes(config: Config, classes: int) -> Config:
+    """The detector for another number of classes: every head, and the filters of the convolution before it."""
+    layers = list(config.layers)
+    heads = [index for index, layer in enumerate(layers) if isinstance(layer, Yolo | Region)]
+    if not heads:
+        raise CfgError(
+            f"{config.source}: no [yolo], [Gaussian_yolo] or [region] section; classes={classes} has no place"
+        )
+    for index in heads:
+        head, before = layers[index], layers[index - 1]
+        if index == 0 or not isinstance(before, Convolutional):
+            raise CfgError(
+                f"{config.where(head)}: wanted a [convolutional] just before it, whose filters fit the classes"
+            )
+        # Counts of the old classes say nothing about the new ones.
+        forget = {"counters_per_class": None} if isinstance(head, Yolo) and classes != head.classes else {}
+        layers[index] = _changed(config, head, classes=classes, **forget)
+        layers[index - 1] = _changed(config, before, filters=head.filters_before(classes))
+    return dataclasses.replace(config, layers=tuple(layers))
+
+
+def with_size(config: Config, size: Size) -> Config:
+    """The network for another input ``size`` (H, W)."""
+    height, width = size
+    return with_net(config, height=height, width=width)
+
+
+def with_net(config: Config, **values: Any) -> Config:
+    """Other values in ``[net]``, typed or as the text of a flag: ``with_net(config, batch="8", mosaic=False)``."""
+    return dataclasses.replace(config, net=_changed(config, config.net, **values))
+
+
+def with_activation(config: Config, name: str) -> Config:
+    """The network with activation ``name`` in every batch-normalised convolution."""
+    layers = (
+        _changed(config, layer, activation=name)
+        if isinstance(layer, Convolutional) and layer.batch_normalize
+        else layer
+        for layer in config.layers
+    )
+    return dataclasses.replace(config, layers=tuple(layers))
+
+
+def _changed(config: Config, section: Options, **values: Any) -> Any:
+    """``section`` with other values, checked as if they stood in its text. None takes a key back to its default."""
+    keys, typed = section.keys(), {}
+    for key, value in values.items():
+        if key not in keys:
+            hint = did_you_mean(key, keys)
+            raise CfgError(f"{config.where(section)} has no key '{shown(key)}'" + (f"; {hint}" if hint else ""))
+        kind = keys[key].metadata["kind"]
+        try:
+            text = value if isinstance(value, str) or value is None else kind.format(value)
+            typed[keys[key].name] = None if text is None else kind.parse("".join(text.split()))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise CfgError(f"{config.where(section)} {key}={shown(str(value))} ({error})") from None
+    changed = section.with_values(**typed)
+    for key, reason in changed.problems():
+        raise CfgError(f"{config.where(section)} {key}={shown(str(getattr(changed, keys[key].name)))} ({reason})")
+    return changed
