@@ -73,8 +73,8 @@ class Options:
         return values | {n: getattr(self, n) for n in names if getattr(self, n) != getattr(follows, n)}
 
     def with_values(self, **changes: Any) -> Self:
-        """A copy with fields changed; keys that follow from others follow the new values."""
-        values = self.explicit() | changes
+        """A copy with fields changed; keys that follow from others follow the new values. None: back to the default."""
+        values = {name: value for name, value in (self.explicit() | changes).items() if value is not None}
         return type(self)(**values, line=self.line, given=tuple(name.rstrip("_") for name in values))
 
     def problems(self) -> Iterator[tuple[str, str]]:
