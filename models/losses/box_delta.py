@@ -84,7 +84,7 @@ def _quotient_growth(part: Tensor, whole: Tensor, part_growth: _Edges, whole_gro
     return _Edges(
         *(
             torch.where(whole > 0, (whole * d_part - part * d_whole) / whole.square(), 0.0)
-            for d_part, d_whole in zip(part_growth, whole_growth)
+            for d_part, d_whole in zip(part_growth, whole_growth, strict=True)
         )
     )
 
