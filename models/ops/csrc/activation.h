@@ -1,0 +1,147 @@
+// The activations and their derivatives, written once for the CPU's vectors and the GPU's scalars.
+//
+// V is what one lane group holds: a GCC vector of floats or doubles on the CPU, a plain float or double on the
+// GPU. Including files must first give `exp_bounded(V)` (any argument up to 20; 0 far below) and
+// `reciprocal(V)`, and name their own namespace OPS_ISA: the same templates are compiled for several
+// instruction sets, and the linker must never hand an AVX-512 copy to the plain path.
+#pragma once
+
+#if defined(__CUDACC__)
+#define OPS_FN __device__ __forceinline__
+#else
+#define OPS_FN static inline __attribute__((always_inline))
+#endif
+
+namespace ops::OPS_ISA {
+
+template <class V>
+struct ScalarOf {
+  using type = decltype(V{}[0] + 0);
+};
+template <>
+struct ScalarOf<float> {
+  using type = float;
+};
+template <>
+struct ScalarOf<double> {
+  using type = double;
+};
+template <class V>
+using scalar_t = typename ScalarOf<V>::type;
+
+template <class V>
+OPS_FN V splat(double value) {
+  return V{} + static_cast<scalar_t<V>>(value);
+}
+
+// exp(lowest) is 0: below it the derivative is 0, and -1e38 must not overflow into inf * 0.
+template <class S>
+constexpr double lowest() {
+  return sizeof(S) == 4 ? -104.0 : -746.0;
+}
+
+// tanh(softplus(x)) = n / (n + 2) with n = e (e + 2), e = exp(x): one exponential, one division.
+template <class V>
+struct Tanhsp {
+  V c;  // x, cut where the result no longer changes
+  V e;  // exp(c)
+  V r;  // 1 / (n + 2)
+  V t;  // tanh(softplus(x))
+};
+
+// `c` must be at most 20. 1 - 2r is exactly 1 for large x, n r does not cancel for negative x.
+template <class V>
+OPS_FN Tanhsp<V> tanh_softplus(V c) {
+  const V e = exp_bounded(c);
+  const V n = e * (e + splat<V>(2));
+  const V r = reciprocal(n + splat<V>(2));
+  const V t = c > splat<V>(-0.6) ? splat<V>(1) - splat<V>(2) * r : n * r;
+  return {c, e, r, t};
+}
+
+// A comparison keeps NaN where min() would lose it.
+template <class V>
+OPS_FN V cut_above(V x) {
+  return x >= splat<V>(20) ? splat<V>(20) : x;
+}
+
+template <class V>
+OPS_FN V cut_both(V x) {
+  const V low = splat<V>(lowest<scalar_t<V>>());
+  const V c = cut_above(x);
+  return c <= low ? low : c;
+}
+
+struct Mish {
+  template <class V>
+  OPS_FN V value(V x) {
+    return x * tanh_softplus(cut_above(x)).t;
+  }
+  template <class V>
+  OPS_FN V slope(V x) {  // t + 4 x e (e + 1) / d^2
+    const auto [c, e, r, t] = tanh_softplus(cut_both(x));
+    return t + splat<V>(4) * c * (e * r) * ((e + splat<V>(1)) * r);
+  }
+  // f'' = 8 e (e + 1) / d^2 + 4 x e (2 + 2e - 3e^2 - 2e^3) / d^3; multiplied by r bit by bit, nothing overflows.
+  template <class V>
+  OPS_FN V curvature(V x) {
+    const auto [c, e, r, t] = tanh_softplus(cut_both(x));
+    const V p = splat<V>(2) + e * (splat<V>(2) - e * (splat<V>(3) + splat<V>(2) * e));
+    const V er = e * r;
+    return splat<V>(8) * er * ((e + splat<V>(1)) * r) + splat<V>(4) * c * er * (p * r) * r;
+  }
+};
+
+struct Leaky {  // Darknet's slope of 0.1
+  template <class V>
+  OPS_FN V value(V x) {
+    return x > V{} ? x : splat<V>(0.1) * x;
+  }
+  template <class V>
+  OPS_FN V slope(V x) {
+    return x > V{} ? splat<V>(1) : splat<V>(0.1);
+  }
+};
+
+struct Relu {
+  template <class V>
+  OPS_FN V value(V x) {
+    return x <= V{} ? V{} : x;  // NaN stays
+  }
+  template <class V>
+  OPS_FN V slope(V x) {
+    return x <= V{} ? V{} : splat<V>(1);
+  }
+};
+
+struct Swish {
+  template <class V>
+  OPS_FN V sigmoid(V x) {  // exp(-|x|) cannot overflow
+    const V e = exp_bounded(x > V{} ? -x : x);
+    const V r = reciprocal(e + splat<V>(1));
+    return x > V{} ? r : e * r;
+  }
+  template <class V>
+  OPS_FN V value(V x) {
+    return x * sigmoid(x);
+  }
+  template <class V>
+  OPS_FN V slope(V x) {
+    const V low = splat<V>(lowest<scalar_t<V>>());
+    const V s = sigmoid(x);
+    return s + (x < low ? low : x > -low ? -low : x) * s * (splat<V>(1) - s);
+  }
+};
+
+struct Identity {
+  template <class V>
+  OPS_FN V value(V x) {
+    return x;
+  }
+  template <class V>
+  OPS_FN V slope(V) {
+    return splat<V>(1);
+  }
+};
+
+}  // namespace ops::OPS_ISA

@@ -1,0 +1,408 @@
+// The CPU kernels of one instruction set: compiled with -DOPS_ISA=plain|avx2|avx512 -DOPS_BYTES=16|32|64.
+// Nothing here may call an inline function of the standard library: the linker could share its AVX copy.
+
+#include "cpu_kernels.h"
+#include "simd.h"
+
+#include "activation.h"
+
+namespace ops::OPS_ISA {
+namespace {
+
+constexpr int64_t piece = 4096;  // elements summed in float before the sum moves to a double
+
+template <class T>
+using per_channel_t = const acc_t<T>*;
+
+// --- pointwise ---------------------------------------------------------------------------------------------
+
+template <class T>
+void mish(const T* x, T* y, int64_t count) {
+  int64_t i = 0;
+  for (; i + lanes<T> <= count; i += lanes<T>) store(y + i, Mish::value(load(x + i)));
+  if (i < count) store_part(y + i, Mish::value(load_part(x + i, count - i)), count - i);
+}
+
+template <class T>
+void mish_backward(const T* grad, const T* x, T* grad_x, int64_t count) {
+  int64_t i = 0;
+  for (; i + lanes<T> <= count; i += lanes<T>) store(grad_x + i, load(grad + i) * Mish::slope(load(x + i)));
+  const int64_t rest = count - i;
+  if (rest) store_part(grad_x + i, load_part(grad + i, rest) * Mish::slope(load_part(x + i, rest)), rest);
+}
+
+template <class T>
+void mish_double_backward(const T* v, const T* grad, const T* x, T* grad_grad, T* grad_x, int64_t count) {
+  for (int64_t i = 0; i < count; i += lanes<T>) {
+    const int64_t n = count - i < lanes<T> ? count - i : lanes<T>;
+    const auto vv = load_part(v + i, n), gg = load_part(grad + i, n), xx = load_part(x + i, n);
+    store_part(grad_grad + i, vv * Mish::slope(xx), n);
+    store_part(grad_x + i, vv * gg * Mish::curvature(xx), n);
+  }
+}
+
+// --- sums over a channel -----------------------------------------------------------------------------------
+
+template <class V>
+struct Pair {
+  V first, second;
+};
+
+template <class V>
+double across(V v) {
+  double total = 0;
+  for (uint64_t i = 0; i < sizeof(V) / sizeof(v[0]); ++i) total += v[i];
+  return total;
+}
+
+// Sums of terms(offset, count) over `count` consecutive elements of one channel.
+template <class T, class Terms>
+Pair<double> sum_plane(int64_t count, Terms terms) {
+  using V = vector_t<T>;
+  constexpr int chains = 4;  // independent additions hide their latency
+  Pair<double> total{};
+  for (int64_t begin = 0; begin < count; begin += piece) {
+    const int64_t end = begin + piece < count ? begin + piece : count;
+    V first[chains] = {}, second[chains] = {};
+    int64_t i = begin;
+    for (; i + chains * lanes<T> <= end; i += chains * lanes<T>)
+      for (int k = 0; k < chains; ++k) {
+        const Pair<V> term = terms(i + k * lanes<T>, lanes<T>);
+        first[k] += term.first;
+        second[k] += term.second;
+      }
+    for (; i < end; i += lanes<T>) {
+      const Pair<V> term = terms(i, end - i < lanes<T> ? end - i : lanes<T>);
+      first[0] += term.first;
+      second[0] += term.second;
+    }
+    total.first += across((first[0] + first[1]) + (first[2] + first[3]));
+    total.second += across((second[0] + second[1]) + (second[2] + second[3]));
+  }
+  return total;
+}
+
+// Sums of terms(row, lane group) down `width` lane groups that start at `channel`; float for at most 64 rows.
+template <class T, int width, class Terms>
+void sum_columns(int64_t channel, int64_t count, int64_t begin, int64_t end, Sums out, Terms terms) {
+  using V = vector_t<T>;
+  double total1[width * lanes<T>] = {}, total2[width * lanes<T>] = {};
+  for (int64_t from = begin; from < end; from += 64) {
+    const int64_t to = from + 64 < end ? from + 64 : end;
+    V first[width] = {}, second[width] = {};
+    for (int64_t row = from; row < to; ++row)
+      for (int k = 0; k < width; ++k) {
+        const Pair<V> term = terms(row, k);
+        first[k] += term.first;
+        second[k] += term.second;
+      }
+    for (int k = 0; k < width; ++k)
+      for (int64_t j = 0; j < lanes<T>; ++j) {
+        total1[k * lanes<T> + j] += first[k][j];
+        total2[k * lanes<T> + j] += second[k][j];
+      }
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    out.first[channel + j] = total1[j];
+    out.second[channel + j] = total2[j];
+  }
+}
+
+template <class T>
+vector_t<T> load_up_to(const T* p, int64_t count) {
+  return count >= lanes<T> ? load(p) : load_part(p, count);
+}
+
+// --- statistics --------------------------------------------------------------------------------------------
+
+// Two passes over a piece that stays in the cache; what the rounded mean missed corrects both results.
+struct Moments {
+  double count = 0, mean = 0, squares = 0;
+
+  void add(double n, double near_mean, double deviation, double squared) {
+    const double m = near_mean + deviation / n, s = squared - deviation * deviation / n;
+    const double delta = m - mean, all = count + n;
+    mean += delta * n / all;
+    squares += s + delta * delta * count * n / all;
+    count = all;
+  }
+};
+
+template <class T>
+Moments moments_piece(const T* x, int64_t count, Moments sofar) {
+  using V = vector_t<T>;
+  const double sum = sum_plane<T>(count, [&](int64_t i, int64_t n) { return Pair<V>{load_up_to(x + i, n), V{}}; }).first;
+  const acc_t<T> mean = sum / count;
+  const auto deviations = sum_plane<T>(count, [&](int64_t i, int64_t n) {
+    V padded = load_up_to(x + i, n);
+    for (int64_t k = n; k < lanes<T>; ++k) padded[k] = mean;
+    const V d = padded - mean;
+    return Pair<V>{d, d * d};
+  });
+  sofar.add(count, mean, deviations.first, deviations.second);
+  return sofar;
+}
+
+template <class T>
+void moments_planes(const T* x, Extent extent, int64_t begin, int64_t end, Sums out) {
+  for (int64_t c = begin; c < end; ++c) {
+    Moments moments;
+    for (int64_t n = 0; n < extent.outer; ++n) {
+      const T* plane = x + (n * extent.channels + c) * extent.inner;
+      for (int64_t i = 0; i < extent.inner; i += piece)
+        moments = moments_piece(plane + i, extent.inner - i < piece ? extent.inner - i : piece, moments);
+    }
+    out.first[c] = moments.mean;
+    out.second[c] = moments.squares;
+  }
+}
+
+template <class T, int width>
+void moments_columns(const T* x, int64_t channels, int64_t channel, int64_t count, int64_t begin, int64_t end,
+                     Sums out) {
+  using V = vector_t<T>;
+  const double rows = end - begin;
+  sum_columns<T, width>(channel, count, begin, end, out, [&](int64_t row, int k) {
+    const int64_t j = k * lanes<T>;
+    return Pair<V>{load_up_to(x + row * channels + channel + j, count - j), V{}};
+  });
+  acc_t<T> mean[width * lanes<T>] = {};
+  for (int64_t j = 0; j < count; ++j) mean[j] = out.first[channel + j] / rows;
+  sum_columns<T, width>(channel, count, begin, end, out, [&](int64_t row, int k) {
+    const int64_t j = k * lanes<T>;
+    const V d = load_up_to(x + row * channels + channel + j, count - j) - load(mean + j);
+    return Pair<V>{d, d * d};
+  });
+  for (int64_t j = 0; j < count; ++j) {
+    Moments moments;
+    moments.add(rows, mean[j], out.first[channel + j], out.second[channel + j]);
+    out.first[channel + j] = moments.mean;
+    out.second[channel + j] = moments.squares;
+  }
+}
+
+template <class T>
+void moments_rows(const T* x, Extent extent, int64_t begin, int64_t end, Sums out) {
+  int64_t c = 0;
+  for (; c + 4 * lanes<T> <= extent.channels; c += 4 * lanes<T>)
+    moments_columns<T, 4>(x, extent.channels, c, 4 * lanes<T>, begin, end, out);
+  for (; c < extent.channels; c += lanes<T>) {
+    const int64_t rest = extent.channels - c;
+    moments_columns<T, 1>(x, extent.channels, c, rest < lanes<T> ? rest : lanes<T>, begin, end, out);
+  }
+}
+
+// --- batch norm and activation -----------------------------------------------------------------------------
+
+// A channel's numbers, in vectors: the same lane for a plane, one channel a lane for rows.
+template <class V>
+struct Channel {
+  V mean, scale, bias;
+
+  V z(V centred) const { return centred * scale + bias; }
+};
+
+template <class T>
+Channel<vector_t<T>> one_channel(Affine affine, int64_t c) {
+  const auto at = [c](const void* p) { return vector_t<T>{} + static_cast<per_channel_t<T>>(p)[c]; };
+  return {at(affine.mean), at(affine.scale), at(affine.bias)};
+}
+
+template <class T>
+Channel<vector_t<T>> channels_from(Affine affine, int64_t c, int64_t count) {
+  const auto at = [=](const void* p) { return load_up_to(static_cast<per_channel_t<T>>(p) + c, count); };
+  return {at(affine.mean), at(affine.scale), at(affine.bias)};
+}
+
+template <class F, class V>
+Pair<V> reduction_terms(V grad, V x, const Channel<V>& channel) {
+  const V centred = x - channel.mean;
+  const V dz = grad * F::slope(channel.z(centred));
+  return {dz, dz * centred};
+}
+
+template <class T, class F>
+void reduce_planes(const T* grad, const T* x, Affine affine, Extent extent, int64_t begin, int64_t end, Sums out) {
+  for (int64_t c = begin; c < end; ++c) {
+    const auto channel = one_channel<T>(affine, c);
+    double first = 0, second = 0;
+    for (int64_t n = 0; n < extent.outer; ++n) {
+      const int64_t at = (n * extent.channels + c) * extent.inner;
+      const auto sums = sum_plane<T>(extent.inner, [&](int64_t i, int64_t count) {  // padding: grad 0
+        return reduction_terms<F>(load_up_to(grad + at + i, count), load_up_to(x + at + i, count), channel);
+      });
+      first += sums.first;
+      second += sums.second;
+    }
+    out.first[c] = first;
+    out.second[c] = second;
+  }
+}
+
+template <class T, class F, int width>
+void reduce_columns(const T* grad, const T* x, Affine affine, int64_t channels, int64_t c, int64_t count,
+                    int64_t begin, int64_t end, Sums out) {
+  Channel<vector_t<T>> channel[width];
+  for (int k = 0; k < width; ++k) channel[k] = channels_from<T>(affine, c + k * lanes<T>, count - k * lanes<T>);
+  sum_columns<T, width>(c, count, begin, end, out, [&](int64_t row, int k) {
+    const int64_t j = k * lanes<T>, at = row * channels + c + j;
+    return reduction_terms<F>(load_up_to(grad + at, count - j), load_up_to(x + at, count - j), channel[k]);
+  });
+}
+
+template <class T, class F>
+void reduce_rows(const T* grad, const T* x, Affine affine, Extent extent, int64_t begin, int64_t end, Sums out) {
+  int64_t c = 0;
+  for (; c + 2 * lanes<T> <= extent.channels; c += 2 * lanes<T>)
+    reduce_columns<T, F, 2>(grad, x, affine, extent.channels, c, 2 * lanes<T>, begin, end, out);
+  for (; c < extent.channels; c += lanes<T>) {
+    const int64_t rest = extent.channels - c;
+    reduce_columns<T, F, 1>(grad, x, affine, extent.channels, c, rest < lanes<T> ? rest : lanes<T>, begin, end, out);
+  }
+}
+
+// Calls row(offset, length, channel) for each row; a row of channels passes channel -1.
+template <class Row>
+void each_row(Extent extent, int64_t begin, int64_t end, Row row) {
+  const bool planes = extent.inner > 1;
+  const int64_t length = planes ? extent.inner : extent.channels;
+  for (int64_t r = begin; r < end; ++r) row(r * length, length, planes ? r % extent.channels : -1);
+}
+
+template <class T, class F>
+void apply(const T* x, Affine affine, Extent extent, T* y, int64_t begin, int64_t end) {
+  each_row(extent, begin, end, [&](int64_t at, int64_t length, int64_t c) {
+    const auto value = [](vector_t<T> v, const Channel<vector_t<T>>& channel) {
+      return F::value(channel.z(v - channel.mean));
+    };
+    auto channel = c < 0 ? Channel<vector_t<T>>{} : one_channel<T>(affine, c);
+    int64_t i = 0;
+    for (; i + lanes<T> <= length; i += lanes<T>) {
+      if (c < 0) channel = channels_from<T>(affine, i, lanes<T>);
+      store(y + at + i, value(load(x + at + i), channel));
+    }
+    if (const int64_t rest = length - i; rest) {
+      if (c < 0) channel = channels_from<T>(affine, i, rest);
+      store_part(y + at + i, value(load_part(x + at + i, rest), channel), rest);
+    }
+  });
+}
+
+template <class T, class F>
+void apply_backward(const T* grad, const T* x, Affine affine, const void* shift, const void* tilt, Extent extent,
+                    T* grad_x, int64_t begin, int64_t end) {
+  using V = vector_t<T>;
+  const auto shifts = static_cast<per_channel_t<T>>(shift), tilts = static_cast<per_channel_t<T>>(tilt);
+  each_row(extent, begin, end, [&](int64_t at, int64_t length, int64_t c) {
+    const auto value = [](V g, V v, const Channel<V>& channel, V down, V slant) {
+      const V centred = v - channel.mean;
+      return channel.scale * (g * F::slope(channel.z(centred)) - down - centred * slant);
+    };
+    auto channel = c < 0 ? Channel<V>{} : one_channel<T>(affine, c);
+    V down = c < 0 ? V{} : V{} + shifts[c], slant = c < 0 ? V{} : V{} + tilts[c];
+    for (int64_t i = 0; i < length; i += lanes<T>) {
+      const int64_t n = length - i;
+      if (c < 0) {
+        channel = channels_from<T>(affine, i, n);
+        down = load_up_to(shifts + i, n);
+        slant = load_up_to(tilts + i, n);
+      }
+      const V result = value(load_up_to(grad + at + i, n), load_up_to(x + at + i, n), channel, down, slant);
+      if (n >= lanes<T>)
+        store(grad_x + at + i, result);
+      else
+        store_part(grad_x + at + i, result, n);
+    }
+  });
+}
+
+// --- from runtime types to templates -----------------------------------------------------------------------
+
+template <class T>
+struct Type {
+  using type = T;
+};
+
+template <class Call>
+void for_dtype(Dtype dtype, Call call) {
+  switch (dtype) {
+    case Dtype::float32: return call(Type<float>{});
+    case Dtype::float64: return call(Type<double>{});
+    case Dtype::bfloat16: return call(Type<BFloat16>{});
+    case Dtype::float16: return call(Type<Float16>{});
+  }
+}
+
+template <class Call>
+void for_activation(Dtype dtype, Activation activation, Call call) {
+  for_dtype(dtype, [&](auto type) {
+    switch (activation) {
+      case Activation::mish: return call(type, Mish{});
+      case Activation::leaky: return call(type, Leaky{});
+      case Activation::relu: return call(type, Relu{});
+      case Activation::swish: return call(type, Swish{});
+      case Activation::identity: return call(type, Identity{});
+    }
+  });
+}
+
+#define OPS_IN(p) static_cast<const T*>(p)
+#define OPS_OUT(p) static_cast<T*>(p)
+#define OPS_T using T = typename decltype(type)::type
+
+constexpr CpuKernels table = {
+    OPS_NAME,
+    [](Dtype dtype, const void* x, void* y, int64_t count) {
+      for_dtype(dtype, [&](auto type) { OPS_T; mish<T>(OPS_IN(x), OPS_OUT(y), count); });
+    },
+    [](Dtype dtype, const void* grad, const void* x, void* grad_x, int64_t count) {
+      for_dtype(dtype, [&](auto type) { OPS_T; mish_backward<T>(OPS_IN(grad), OPS_IN(x), OPS_OUT(grad_x), count); });
+    },
+    [](Dtype dtype, const void* v, const void* grad, const void* x, void* grad_grad, void* grad_x, int64_t count) {
+      for_dtype(dtype, [&](auto type) {
+        OPS_T;
+        mish_double_backward<T>(OPS_IN(v), OPS_IN(grad), OPS_IN(x), OPS_OUT(grad_grad), OPS_OUT(grad_x), count);
+      });
+    },
+    [](Dtype dtype, const void* x, Extent extent, int64_t begin, int64_t end, Sums out) {
+      for_dtype(dtype, [&](auto type) { OPS_T; moments_planes<T>(OPS_IN(x), extent, begin, end, out); });
+    },
+    [](Dtype dtype, const void* x, Extent extent, int64_t begin, int64_t end, Sums out) {
+      for_dtype(dtype, [&](auto type) { OPS_T; moments_rows<T>(OPS_IN(x), extent, begin, end, out); });
+    },
+    [](Dtype dtype, Activation activation, const void* grad, const void* x, Affine affine, Extent extent,
+       int64_t begin, int64_t end, Sums out) {
+      for_activation(dtype, activation, [&](auto type, auto f) {
+        OPS_T;
+        reduce_planes<T, decltype(f)>(OPS_IN(grad), OPS_IN(x), affine, extent, begin, end, out);
+      });
+    },
+    [](Dtype dtype, Activation activation, const void* grad, const void* x, Affine affine, Extent extent,
+       int64_t begin, int64_t end, Sums out) {
+      for_activation(dtype, activation, [&](auto type, auto f) {
+        OPS_T;
+        reduce_rows<T, decltype(f)>(OPS_IN(grad), OPS_IN(x), affine, extent, begin, end, out);
+      });
+    },
+    [](Dtype dtype, Activation activation, const void* x, Affine affine, Extent extent, void* y, int64_t begin,
+       int64_t end) {
+      for_activation(dtype, activation, [&](auto type, auto f) {
+        OPS_T;
+        apply<T, decltype(f)>(OPS_IN(x), affine, extent, OPS_OUT(y), begin, end);
+      });
+    },
+    [](Dtype dtype, Activation activation, const void* grad, const void* x, Affine affine, const void* shift,
+       const void* tilt, Extent extent, void* grad_x, int64_t begin, int64_t end) {
+      for_activation(dtype, activation, [&](auto type, auto f) {
+        OPS_T;
+        apply_backward<T, decltype(f)>(OPS_IN(grad), OPS_IN(x), affine, shift, tilt, extent, OPS_OUT(grad_x), begin,
+                                       end);
+      });
+    },
+};
+
+}  // namespace
+
+const CpuKernels* kernels() { return &table; }
+
+}  // namespace ops::OPS_ISA

@@ -1,0 +1,177 @@
+// Vectors of one instruction set: GCC's vector types, so that the same text becomes AVX-512, AVX2, SSE or NEON.
+// OPS_BYTES is the register's width; every element type computes in float, except double.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace ops::OPS_ISA {
+
+typedef float Float __attribute__((vector_size(OPS_BYTES)));
+typedef double Double __attribute__((vector_size(OPS_BYTES)));
+typedef int32_t Int __attribute__((vector_size(OPS_BYTES)));
+typedef uint32_t UInt __attribute__((vector_size(OPS_BYTES)));
+typedef int64_t Long __attribute__((vector_size(OPS_BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(OPS_BYTES / 2)));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// What an element of type T computes in, and how many fit a register then.
+template <class T>
+struct Compute {
+  using vector = Float;
+  using scalar = float;
+};
+template <>
+struct Compute<double> {
+  using vector = Double;
+  using scalar = double;
+};
+template <class T>
+using vector_t = typename Compute<T>::vector;
+template <class T>
+using acc_t = typename Compute<T>::scalar;
+template <class T>
+constexpr int64_t lanes = OPS_BYTES / sizeof(acc_t<T>);
+
+template <class To, class From>
+static inline __attribute__((always_inline)) To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+static inline __attribute__((always_inline)) Float reciprocal(Float x) { return 1.0f / x; }
+static inline __attribute__((always_inline)) Double reciprocal(Double x) { return 1.0 / x; }
+
+// exp(x) for x <= 37, within one unit in the last place; 0 below the smallest denormal, NaN for NaN.
+// x = k ln2 + s; the polynomial is a minimax fit of exp(s) on |s| <= ln2 / 2 (relative error 3e-9, 0.05 ULP).
+// 2^k is built 90 too large, so that one multiplication at the end rounds denormal results once.
+static inline __attribute__((always_inline)) Float exp_bounded(Float x) {
+  constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(k) in the low bits
+  const Float c = x < -105.0f ? Float{} - 105.0f : x;
+  const Float shifted = c * 1.44269504f + round_magic;
+  const Float k = shifted - round_magic;
+  const Float s = (c - k * 0.693145752f) - k * 1.42860682e-6f;
+  Float p = s * 0.00138145429f + 0.00836874545f;
+  p = p * s + 0.0416683890f;
+  p = p * s + 0.166665211f;
+  p = p * s + 0.499999940f;
+  p = p * (s * s) + s + 1.0f;
+  const Float scale = bits_as<Float>((bits_as<Int>(shifted) + (127 + 90)) << 23);
+  return p * scale * 0x1p-90f;
+}
+
+// The same for double; on |s| <= ln2 / 2 the Taylor series ends at s^13 / 13! with a relative error of 4e-18.
+static inline __attribute__((always_inline)) Double exp_bounded(Double x) {
+  constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
+  const Double c = x < -750.0 ? Double{} - 750.0 : x;
+  const Double shifted = c * 1.4426950408889634 + round_magic;
+  const Double k = shifted - round_magic;
+  const Double s = (c - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;
+  Double p = s * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+  p = p * s + 1.0 / 39916800.0;
+  p = p * s + 1.0 / 3628800.0;
+  p = p * s + 1.0 / 362880.0;
+  p = p * s + 1.0 / 40320.0;
+  p = p * s + 1.0 / 5040.0;
+  p = p * s + 1.0 / 720.0;
+  p = p * s + 1.0 / 120.0;
+  p = p * s + 1.0 / 24.0;
+  p = p * s + 1.0 / 6.0;
+  p = p * s + 0.5;
+  p = p * (s * s) + s + 1.0;
+  const Double scale = bits_as<Double>((bits_as<Long>(shifted) + (1023 + 600)) << 52);
+  return p * scale * 0x1p-600;
+}
+
+template <class V, class T>
+static inline __attribute__((always_inline)) V load_bits(const T* from) {
+  V to;
+  std::memcpy(&to, from, sizeof(to));
+  return to;
+}
+
+static inline __attribute__((always_inline)) Float load(const float* p) { return load_bits<Float>(p); }
+static inline __attribute__((always_inline)) Double load(const double* p) { return load_bits<Double>(p); }
+static inline __attribute__((always_inline)) void store(float* p, Float v) { std::memcpy(p, &v, sizeof(v)); }
+static inline __attribute__((always_inline)) void store(double* p, Double v) { std::memcpy(p, &v, sizeof(v)); }
+
+static inline __attribute__((always_inline)) Float load(const BFloat16* p) {
+  return bits_as<Float>(__builtin_convertvector(load_bits<Halves>(p), UInt) << 16);
+}
+
+static inline __attribute__((always_inline)) void store(BFloat16* p, Float v) {
+  const UInt u = bits_as<UInt>(v);
+  const UInt rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const UInt quiet = (u >> 16) | 0x40u;                         // rounding could carry a NaN into inf
+  const Halves h = __builtin_convertvector(v == v ? rounded : quiet, Halves);
+  std::memcpy(p, &h, sizeof(h));
+}
+
+#if defined(__AVX512F__)
+static inline __attribute__((always_inline)) Float load(const Float16* p) {
+  return bits_as<Float>(_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(p)));
+}
+static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
+  const __m256i h = _mm512_maskz_cvtps_ph(0xffff, bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(p, &h, sizeof(h));
+}
+#elif defined(__F16C__)
+static inline __attribute__((always_inline)) Float load(const Float16* p) {
+  return bits_as<Float>(_mm256_cvtph_ps(load_bits<__m128i>(p)));
+}
+static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
+  const __m128i h = _mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
+  std::memcpy(p, &h, sizeof(h));
+}
+#else
+// Half a float's bits, widened: 2^112 moves the exponent, and does the right thing to denormals.
+static inline __attribute__((always_inline)) Float load(const Float16* p) {
+  const UInt h = __builtin_convertvector(load_bits<Halves>(p), UInt);
+  const UInt sign = (h & 0x8000u) << 16;
+  const UInt magnitude = (h & 0x7fffu) << 13;
+  const Float scaled = bits_as<Float>(magnitude) * 0x1p112f;
+  const UInt special = magnitude | 0x7f800000u;  // inf and NaN
+  return bits_as<Float>(sign | ((h & 0x7c00u) == 0x7c00u ? special : bits_as<UInt>(scaled)));
+}
+static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
+  const UInt u = bits_as<UInt>(v);
+  const UInt sign = (u >> 16) & 0x8000u;
+  const UInt a = u & 0x7fffffffu;
+  // Denormal halves: adding 0.5 lets the float unit round at 2^-24, the half's last place.
+  const UInt tiny = bits_as<UInt>(bits_as<Float>(a) + 0.5f) - 0x3f000000u;
+  const UInt normal = (a + 0xfffu + ((a >> 13) & 1u) - 0x38000000u) >> 13;
+  const UInt finite = a < 0x38800000u ? tiny : normal;
+  const UInt special = a > 0x7f800000u ? UInt{} + 0x7e00u : UInt{} + 0x7c00u;
+  const Halves h = __builtin_convertvector(sign | (a >= 0x477ff000u ? special : finite), Halves);
+  std::memcpy(p, &h, sizeof(h));
+}
+#endif
+
+// The last `count` elements of a row; the other lanes hold zero.
+template <class T>
+static inline __attribute__((always_inline)) vector_t<T> load_part(const T* p, int64_t count) {
+  T padded[lanes<T>] = {};
+  std::memcpy(padded, p, count * sizeof(T));
+  return load(padded);
+}
+
+template <class T>
+static inline __attribute__((always_inline)) void store_part(T* p, vector_t<T> v, int64_t count) {
+  T padded[lanes<T>];
+  store(padded, v);
+  std::memcpy(p, padded, count * sizeof(T));
+}
+
+}  // namespace ops::OPS_ISA
