@@ -1,0 +1,303 @@
+"""Measure a network on a data set, as COCO does.
+
+python eval.py --cfg yolov4.cfg --weights yolov4.weights --data coco/                    AP50, AP, every class, speed
+python eval.py --cfg yolov4.cfg --weights best.weights --data my.yaml --plots plots      and pictures of what went wrong
+python eval.py --data coco/annotations/instances_val2017.json --results detections.json  results of any detector
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.dataset import Dataset, load_dataset
+from data.loader import eval_loader
+from models import load_network
+from models.darknet import Darknet
+from models.postprocess import postprocess
+from utils import cli
+from utils.atomic import atomic_write
+from utils.coco_eval import BACKENDS, MAX_DETECTIONS, CocoMetrics, coco_results, evaluate
+from utils.coco_files import evaluate_files
+from utils.confusion import confusion_matrix, match_images
+from utils.device import autocast, resolve_precision, select_device
+from utils.errors import UsageError
+from utils.eval_plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
+from utils.image import read_image
+from utils.names import read_names
+from utils.structures import Detections, Size
+
+SCORE_THRESHOLD = 0.001  # as `darknet detector valid`; AP needs the whole precision curve
+NMS_THRESHOLD = 0.45  # as `darknet detector map` and detect.py; `valid` takes .6
+WORST = 12  # images drawn by --plots
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds for one image, of the process that runs the network.
+
+    ``loading`` is the wait for decoded and resized images: with ``--workers`` they are made ready alongside.
+    """
+
+    loading: float
+    network: float
+    postprocess: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate_network`` finds: metrics, speed, and the detections by image id."""
+
+    metrics: CocoMetrics
+    speed: Speed
+    detections: dict[int, Detections]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run an evaluation from its flags to its table."""
+    args = parse_flags(argv)
+    for path in (args.json, args.save_results):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if args.results is not None:
+        metrics = evaluate_files(truth_file(args), args.results, backend=args.backend)
+        print_metrics(metrics)
+        if args.json is not None:
+            write_json(args.json, metrics.as_dict())
+        return
+    device = select_device(args.device)
+    network = load_network(args.cfg, args.weights, device=device)
+    dataset = load_classes(args, network)
+    net = network.config.net
+    evaluation = evaluate_network(
+        network,
+        dataset,
+        size=args.size or network.size,
+        batch=args.batch,
+        device=device,
+        precision=resolve_precision(args.precision, device),
+        workers=args.workers,
+        letterbox=net.letter_box if args.letterbox is None else args.letterbox,
+        score_threshold=args.score_threshold,
+        nms_threshold=args.nms_threshold,
+        backend=args.backend,
+    )
+    print_evaluation(evaluation)
+    if args.json is not None:
+        write_json(args.json, summary(evaluation, args))
+    if args.save_results is not None:
+        write_json(args.save_results, coco_results(evaluation.detections, dataset.category_ids))
+    if args.plots is not None:
+        save_plots(evaluation, dataset, args.plots)
+
+
+def evaluate_network(
+    network: Darknet,
+    dataset: Dataset,
+    *,
+    size: Size,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+    workers: int = 2,
+    letterbox: bool = False,
+    score_threshold: float = SCORE_THRESHOLD,
+    nms_threshold: float = NMS_THRESHOLD,
+    backend: str = "faster",
+    progress: bool = True,
+) -> Evaluation:
+    """Run ``network`` over every image of ``dataset`` once and measure what it finds.
+
+    Args:
+        size: input (H, W).
+        precision: dtype of the network's inside; float32 leaves it as it is.
+        letterbox: keep the aspect ratio and pad; else stretch, Darknet's default.
+        progress: show a bar with the time left, where the output is a terminal.
+
+    The network is left in the mode, training or evaluation, it came in.
+    """
+    detections: dict[int, Detections] = {}
+    spent = dict.fromkeys(("loading", "network", "postprocess"), 0.0)
+    clock = Stopwatch(torch.device(device))
+    training = network.training
+    network.eval()
+    loader = eval_loader(dataset, batch=batch, size=size, letterbox=letterbox, workers=workers)
+    with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=None if progress else True) as bar:
+        for images, letterboxes, records in loader:
+            images = images.to(device, non_blocking=True)
+            spent["loading"] += clock.lap()
+            with autocast(images.device, precision):
+                raws = network(images)
+            spent["network"] += clock.lap()
+            found = postprocess(
+                raws,
+                network.heads,
+                letterboxes,
+                score_threshold=score_threshold,
+                nms_threshold=nms_threshold,
+                max_detections=MAX_DETECTIONS,
+                clip=True,
+            )
+            detections.update((record.image_id, to_cpu(one)) for record, one in zip(records, found, strict=True))
+            spent["postprocess"] += clock.lap()
+            bar.update(len(records))
+    network.train(training)
+    metrics = evaluate(dataset.records, detections, dataset.names, backend=backend)
+    each = {stage: 1000 * seconds / len(dataset) for stage, seconds in spent.items()}
+    return Evaluation(metrics, Speed(**each, images_per_second=len(dataset) / sum(spent.values())), detections)
+
+
+class Stopwatch:
+    """Seconds between laps; on a GPU a lap ends when its work is done, not when it is queued."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        last, self.last = self.last, time.perf_counter()
+        return self.last - last
+
+
+def to_cpu(detections: Detections) -> Detections:
+    """A copy in main memory, so that a GPU holds one batch and not the data set."""
+    return Detections(detections.boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print metrics and speed for people; AP50 first, the number Darknet's users know."""
+    print_metrics(evaluation.metrics)
+    speed = evaluation.speed
+    print(
+        f"\nper image: loading {speed.loading:.1f} ms, network {speed.network:.1f} ms, "
+        f"post-processing {speed.postprocess:.1f} ms; {speed.images_per_second:.1f} images/s"
+    )
+
+
+def print_metrics(metrics: CocoMetrics) -> None:
+    """Print AP50, every class, and COCO's twelve numbers."""
+    width = max([len("class"), *map(len, metrics.per_class)])
+    print(f"{'class':{width}}     AP   AP50")
+    for name, result in metrics.per_class.items():
+        print(f"{name:{width}}  {shown(result.ap)}  {shown(result.ap50)}")
+    print(f"\nAP50 {shown(metrics.ap50)}\n")
+    rows = (
+        ("average precision", ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")),
+        ("average recall", ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")),
+    )
+    for title, keys in rows:
+        numbers = "  ".join(f"{key} {shown(getattr(metrics, key))}" for key in keys)
+        print(f"{title:17}  {numbers}")
+
+
+def shown(value: float) -> str:
+    """Three decimals, or a dash for what could not be measured because the truth holds no such object."""
+    return f"{value:5.3f}" if value >= 0 else "    -"
+
+
+def summary(evaluation: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
+    """The flat object of ``--json``."""
+    return {
+        **evaluation.metrics.as_dict(),
+        "images": len(evaluation.detections),
+        "images_per_second": evaluation.speed.images_per_second,
+        "score_threshold": args.score_threshold,
+        "nms_threshold": args.nms_threshold,
+    }
+
+
+def save_plots(evaluation: Evaluation, dataset: Dataset, folder: Path) -> None:
+    """Write precision_recall.png, confusion.png and the images with most mistakes, worst_01.png first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_precision_recall(evaluation.metrics, folder / "precision_recall.png")
+    matches = match_images(dataset.records, evaluation.detections)
+    plot_confusion(confusion_matrix(matches, len(dataset.names)), dataset.names, folder / "confusion.png")
+    for rank, image in enumerate(worst_images(matches, WORST), start=1):
+        plot_mistakes(image, read_image(image.record.path), dataset.names, folder / f"worst_{rank:02}.png")
+    print(f"plots: {folder}")
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write json that is whole or not there."""
+    with atomic_write(path, binary=False) as file:
+        json.dump(content, file, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def load_classes(args: argparse.Namespace, network: Darknet) -> Dataset:
+    """The data set of ``--data``, with as many classes as the network.
+
+    Raises:
+        UsageError: the two do not belong together.
+    """
+    if not network.heads:
+        raise UsageError(f"--cfg {args.cfg}: a network without [yolo] sections detects nothing")
+    names = None if args.names is None else read_names(args.names, classes=network.num_classes)
+    dataset = load_dataset(args.data, args.split, names=names)
+    if len(dataset.names) != network.num_classes:
+        raise UsageError(
+            f"--data {args.data}: {len(dataset.names)} classes, {args.cfg} has {network.num_classes}; "
+            "give the cfg and weights trained for this data"
+        )
+    return dataset
+
+
+def truth_file(args: argparse.Namespace) -> Path:
+    """The COCO annotations ``--results`` is measured against: ``--data`` itself, or its file for the split."""
+    given = Path(args.data)
+    if given.suffix == ".json":
+        return given
+    source = Path(load_dataset(args.data, args.split).source)
+    if source.suffix != ".json":
+        raise UsageError(f"--results: needs COCO annotations with image ids, --data {args.data} has none")
+    return source
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags of eval.py.
+
+    Raises:
+        UsageError: unknown, missing or contradicting flags.
+    """
+    parser = cli.Parser(prog="eval.py", description="Measure a network on a data set, as COCO does.")
+    cli.add_network_flags(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, help="a .data or .yaml file, a COCO folder or annotation json")
+    data.add_argument("--split", choices=("train", "val"), default="val", help="(default %(default)s)")
+    data.add_argument("--batch", type=cli.positive_int, default=8, help="images at a time (default %(default)s)")
+    cli.add_threshold_flags(parser, score=SCORE_THRESHOLD, nms=NMS_THRESHOLD)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as one object")
+    output.add_argument(
+        "--save-results", type=Path, metavar="FILE", help="write the detections in COCO's results format"
+    )
+    output.add_argument("--plots", type=Path, metavar="DIR", help="draw curves, confusion matrix and the worst images")
+    output.add_argument("--backend", choices=BACKENDS, default="faster", help="who counts (default %(default)s)")
+    output.add_argument("--results", type=Path, metavar="FILE", help="measure this COCO results file, not a network")
+    cli.add_device_flags(parser)
+    args = parser.parse_args(argv)
+    needed = {"--cfg": args.cfg, "--weights": args.weights}
+    unwanted = {"--save-results": args.save_results, "--plots": args.plots, **needed}
+    if args.results is None and None in needed.values():
+        missing = " and ".join(flag for flag, value in needed.items() if value is None)
+        raise UsageError(f"eval.py: {missing} missing; give a network, or --results FILE of a finished run")
+    if args.results is not None and any(value is not None for value in unwanted.values()):
+        given = ", ".join(flag for flag, value in unwanted.items() if value is not None)
+        raise UsageError(f"eval.py: {given} with --results, which measures a file without a network; drop one of them")
+    return args
+
+
+if __name__ == "__main__":
+    cli.run(main)
