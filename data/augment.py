@@ -1,0 +1,150 @@
+"""The recipe that makes a training image: which sources, how they are placed and coloured, what comes on top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from data.colour import ColourRange
+from data.mosaic import Mosaic
+from data.photometric import Photometric
+from data.transforms import Geometry, compose, mixup, whole
+from utils.cfg_heads import Yolo
+from utils.cfg_net import Net
+from utils.structures import Sample, Size
+
+_DARKNET_MIX = 0.5  # Darknet tosses a coin before each mosaic or mixup
+
+
+class Samples(Protocol):
+    """Where the sources come from."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images; the defaults do nothing but stretch them.
+
+    Attributes:
+        jitter, resize, letter_box, flip: see :class:`data.transforms.Geometry`.
+        hue, saturation, exposure, blur, gaussian_noise: see :class:`data.colour.ColourRange`.
+        mosaic, mixup: probabilities.
+        mosaic_bound: clip boxes to their mosaic tile.
+        max_boxes: so many boxes an image keeps, chosen at random ([yolo] ``max``).
+        photometric: changes of the finished image, after mosaic and mixup.
+        close_at: from this mini-batch on neither mosaic nor mixup; None is never.
+    """
+
+    jitter: float = 0.0
+    resize: float = 1.0
+    letter_box: bool = False
+    flip: bool = False
+    hue: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
+    blur: int = 0
+    gaussian_noise: int = 0
+    mosaic: float = 0.0
+    mixup: float = 0.0
+    mosaic_bound: bool = False
+    max_boxes: int = 200
+    photometric: Photometric | None = None
+    close_at: int | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        net: Net,
+        yolo: Yolo,
+        *,
+        mosaic: float | None = None,
+        mixup: float | None = None,
+        mosaic_bound: bool | None = None,
+        photometric: Photometric | None = None,
+        close_at: int | None = None,
+    ) -> Augmentation:
+        """What a cfg asks for; ``mosaic``, ``mixup`` and ``mosaic_bound`` override it.
+
+        Args:
+            yolo: the last detection layer, whose ``jitter``, ``resize`` and ``max`` rule the whole network.
+        """
+        return cls(
+            jitter=yolo.jitter,
+            resize=yolo.resize,
+            letter_box=net.letter_box,
+            flip=net.flip,
+            hue=net.hue,
+            saturation=net.saturation,
+            exposure=net.exposure,
+            blur=net.blur,
+            gaussian_noise=net.gaussian_noise,
+            mosaic=_DARKNET_MIX * net.mosaic if mosaic is None else mosaic,
+            # mosaic=1 switches mixup off in Darknet; cutmix is for classifiers
+            mixup=_DARKNET_MIX * (net.mixup == 1 and not net.mosaic) if mixup is None else mixup,
+            mosaic_bound=net.mosaic_bound if mosaic_bound is None else mosaic_bound,
+            max_boxes=yolo.max,
+            photometric=photometric,
+            close_at=close_at,
+        )
+
+    @property
+    def geometry(self) -> Geometry:
+        """The part that moves pixels."""
+        return Geometry(self.jitter, self.resize, self.letter_box, self.flip)
+
+    @property
+    def colours(self) -> ColourRange:
+        """The part that changes the colours of each source."""
+        return ColourRange(self.hue, self.saturation, self.exposure, self.blur, self.gaussian_noise)
+
+    def closed(self, minibatch: int) -> Augmentation:
+        """This augmentation as it is at mini-batch number ``minibatch``."""
+        if self.close_at is None or minibatch < self.close_at:
+            return self
+        return replace(self, mosaic=0.0, mixup=0.0)
+
+
+def augmented_sample(
+    samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator
+) -> tuple[Sample, tuple[int, ...]]:
+    """Make the training image that starts from source ``index``.
+
+    Returns:
+        The sample on a canvas of ``size`` (H, W), and the indices of all its sources.
+    """
+    sample, used = _picture(samples, index, augmentation, size, rng)
+    if rng.random() < augmentation.mixup:
+        other, more = _picture(samples, int(rng.integers(len(samples))), augmentation, size, rng)
+        sample, used = mixup(sample, other), used + more
+    if augmentation.photometric is not None:
+        sample = replace(sample, image=augmentation.photometric.apply(sample.image, seed=int(rng.integers(2**31))))
+    return _at_most(sample, augmentation.max_boxes, rng), used
+
+
+def _picture(
+    samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator
+) -> tuple[Sample, tuple[int, ...]]:
+    """One source, or with the probability of a mosaic four, placed and coloured."""
+    if rng.random() < augmentation.mosaic:
+        others = rng.integers(len(samples), size=3)
+        indices = tuple(int(i) for i in rng.permutation([index, *others]))
+        mosaic = Mosaic(size, augmentation.geometry, augmentation.mosaic_bound)
+        sources = [samples[i] for i in indices]
+        tiles = mosaic.sample(rng, [source.image.shape[:2] for source in sources]).tiles
+        bound = augmentation.mosaic_bound
+    else:
+        indices, sources, bound = (index,), [samples[index]], True
+        tiles = (whole(augmentation.geometry.sample(rng, sources[0].image.shape[:2], size), size),)
+    tiles = [replace(tile, colour=augmentation.colours.sample(rng)) for tile in tiles]
+    return compose(sources, tiles, size, bound=bound), indices
+
+
+def _at_most(sample: Sample, limit: int, rng: np.random.Generator) -> Sample:
+    if len(sample.boxes) <= limit:
+        return sample
+    keep = np.sort(rng.permutation(len(sample.boxes))[:limit])
+    return Sample(sample.image, sample.boxes[keep], sample.labels[keep], sample.crowd[keep])

@@ -1,0 +1,121 @@
+"""Darknet's colour augmentation: hue, saturation, exposure; blur; noise. Arrays are uint8 (H, W, 3) RGB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_HUES = 180  # OpenCV's 8-bit hue is half the angle
+_BACKGROUND_KERNEL = 17  # Darknet's Gaussian when only the background is blurred
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One draw of the colour augmentation.
+
+    Attributes:
+        hue: turn of the colour circle, 1 being a whole turn.
+        saturation, exposure: factors of HSV's S and V.
+        blur: Gaussian kernel size, odd; 0 is none.
+        blur_background: leave the pixels inside boxes sharp.
+        noise: standard deviation in grey levels; only brightens, as Darknet's does.
+        noise_seed: of the noise alone, so that a draw needs no image.
+    """
+
+    hue: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
+    blur: int = 0
+    blur_background: bool = False
+    noise: int = 0
+    noise_seed: int = 0
+
+
+NO_CHANGE = Colour()
+
+
+@dataclass(frozen=True)
+class ColourRange:
+    """The cfg's [net] keys ``hue``, ``saturation``, ``exposure``, ``blur`` and ``gaussian_noise``."""
+
+    hue: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
+    blur: int = 0
+    gaussian_noise: int = 0
+
+    def sample(self, rng: np.random.Generator) -> Colour:
+        """Draw as Darknet's load_data_detection does; factors are U(1, limit) or the reciprocal, half and half."""
+        hue = float(rng.uniform(-self.hue, self.hue))
+        saturation, exposure = _factor(rng, self.saturation), _factor(rng, self.exposure)
+        blur, background = 0, False
+        if self.blur:
+            kind = int(rng.integers(3))
+            background = kind == 1
+            blur = (0, _BACKGROUND_KERNEL, self.blur // 2 * 2 + 1)[kind]
+        noise = min(self.gaussian_noise, 127) if self.gaussian_noise and rng.random() < 0.5 else 0
+        noise_seed = int(rng.integers(2**63)) if noise else 0
+        return Colour(hue, saturation, exposure, blur, background, noise, noise_seed)
+
+
+def apply_colour(image: np.ndarray, boxes: np.ndarray, colour: Colour) -> None:
+    """Change ``image`` in place (it may be a window of a larger one) in Darknet's order: HSV, blur, noise.
+
+    Args:
+        boxes: (N, 4) xyxy pixels of ``image``; they stay sharp or limit the blur, see :class:`Colour`.
+    """
+    if image.size == 0:
+        return
+    if colour.hue or colour.saturation != 1 or colour.exposure != 1:
+        shift_hsv(image, colour.hue, colour.saturation, colour.exposure)
+    if colour.blur > 1:
+        blur(image, boxes, colour.blur, background=colour.blur_background)
+    if colour.noise:
+        add_noise(image, np.random.default_rng(colour.noise_seed), colour.noise)
+
+
+def shift_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float) -> None:
+    """Turn the hue and scale saturation and value, in place.
+
+    Three look-up tables on OpenCV's 8-bit HSV. The hue wraps, as in Darknet's build without OpenCV; its OpenCV build
+    stops at red instead, which paints everything slightly orange or yellow red when the turn is negative.
+    """
+    levels = np.arange(256, dtype=np.float64)
+    tables = np.empty((1, 256, 3), np.uint8)
+    tables[0, :, 0] = np.rint(levels + hue * _HUES).astype(np.int64) % _HUES
+    tables[0, :, 1] = np.clip(np.rint(levels * saturation), 0, 255)
+    tables[0, :, 2] = np.clip(np.rint(levels * exposure), 0, 255)
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables)
+    image[:] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def blur(image: np.ndarray, boxes: np.ndarray, kernel: int, *, background: bool) -> None:
+    """Gaussian blur in place, of the background only or of everything.
+
+    Blurring everything is limited to an eighth of the smallest box side, so that small objects survive (blur_image).
+    """
+    corners = np.clip(boxes, 0, [image.shape[1], image.shape[0]] * 2).astype(np.int64)
+    if not background and len(boxes):
+        smallest = int((boxes[:, 2:] - boxes[:, :2]).min())
+        kernel = min(kernel, smallest // 8 // 2 * 2 + 1)
+    if kernel <= 1:
+        return
+    blurred = cv2.GaussianBlur(image, (kernel, kernel), 0)
+    if background:
+        for left, top, right, bottom in corners:
+            blurred[top:bottom, left:right] = image[top:bottom, left:right]
+    image[:] = blurred
+
+
+def add_noise(image: np.ndarray, rng: np.random.Generator, deviation: float) -> None:
+    """Add the positive half of Gaussian noise, in place: Darknet draws it as unsigned bytes, which drops the other."""
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(deviation)
+    image[:] = cv2.add(np.ascontiguousarray(image), np.clip(np.rint(noise), 0, 255).astype(np.uint8))
+
+
+def _factor(rng: np.random.Generator, limit: float) -> float:
+    limit = max(limit, 1 / limit) if limit > 0 else 1.0
+    factor = float(rng.uniform(1.0, limit))
+    return factor if rng.random() < 0.5 else 1 / factor

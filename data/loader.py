@@ -1,0 +1,283 @@
+"""Mini-batches for training and evaluation.
+
+Training is one endless stream of positions. Position p is image ``permutation(seed, epoch)[p % N]`` of epoch
+``p // N``, mini-batch i holds positions i*B to i*B+B-1, and every random choice is keyed by (seed, purpose, epoch,
+index). So a mini-batch is a pure function of its number: the worker that makes it and where the run started do not
+matter.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from data.augment import Augmentation, augmented_sample
+from data.dataset import Dataset
+from data.reader import NOT_READING, ImageCache, SampleReader
+from utils.errors import EnvironmentFault, UsageError, UserError
+from utils.image import network_input, printable
+from utils.keyed_random import keyed_rng
+from utils.structures import Batch, ImageRecord, Letterbox, Sample, Size, Targets
+
+_ORDER, _AUGMENT, _SCALE = 1, 2, 3  # what a random choice is for: the second number of its key
+_TIMEOUT = 600  # seconds a mini-batch may take before its worker counts as hung
+
+EvalBatch = tuple[torch.Tensor, list[Letterbox], list[ImageRecord]]
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """The input size of each mini-batch: Darknet's ``random``, as a pure function of the mini-batch number.
+
+    Attributes:
+        size: (H, W) of the cfg.
+        factor: sizes go from 1/factor to factor of it; 1 is a fixed size. Darknet's ``random=1`` means 1.4.
+        step: sizes are multiples of this ([net] ``resize_step``).
+        seed: of the run.
+        every: iterations between changes.
+        subdivisions: mini-batches to an iteration.
+        max_batches: iterations of the whole training; its last hundred have the largest size, as the first ones have,
+            so that memory that does not suffice shows at once. None: no end is known.
+    """
+
+    size: Size
+    factor: float = 1.0
+    step: int = 32
+    seed: int = 0
+    every: int = 10
+    subdivisions: int = 1
+    max_batches: int | None = None
+
+    def __call__(self, minibatch: int) -> Size:
+        """(H, W) of mini-batch number ``minibatch``."""
+        if self.factor == 1:
+            return self.size
+        iteration = minibatch // self.subdivisions
+        period = iteration // self.every
+        ending = self.max_batches is not None and iteration > self.max_batches - 100
+        if period == 0 or ending:
+            return self._scaled(max(self.factor, 1 / self.factor))
+        rng = keyed_rng(self.seed, _SCALE, period)
+        scale = float(rng.uniform(1.0, max(self.factor, 1 / self.factor)))
+        return self._scaled(scale if rng.random() < 0.5 else 1 / scale)
+
+    @property
+    def largest(self) -> Size:
+        """The largest (H, W) that can come."""
+        return self.size if self.factor == 1 else self._scaled(max(self.factor, 1 / self.factor))
+
+    def _scaled(self, scale: float) -> Size:
+        """Each side times ``scale``, one step more and rounded; shrinking never enlarges (train_detector)."""
+        sides = []
+        for side in self.size:
+            new = max(1, math.floor(scale * side / self.step + 1 + 0.5)) * self.step
+            sides.append(min(new, side) if scale < 1 else new)
+        return sides[0], sides[1]
+
+
+def train_loader(
+    dataset: Dataset,
+    augmentation: Augmentation,
+    *,
+    batch: int,
+    size_at: Callable[[int], Size],
+    start: int,
+    stop: int,
+    seed: int,
+    workers: int,
+    stride: int = 1,
+    pin_memory: bool = False,
+    cache: ImageCache | None = None,
+    context: str | None = None,
+) -> DataLoader:
+    """Load training mini-batches number ``start`` to ``stop - 1`` as :class:`Batch`.
+
+    Args:
+        batch: images in a mini-batch.
+        size_at: (H, W) of a mini-batch, by its number; picklable.
+        workers: processes; 0 loads in this one. The batches are the same bytes for any number.
+        stride: take every so manieth mini-batch: with ``start`` the rank and ``stride`` the world, each process of a
+            distributed training gets its share.
+        cache: decoded images, see ``data.cache``.
+        context: how workers start, "fork" or "spawn"; default the platform's.
+
+    Raises:
+        UsageError: no images, or a mini-batch of none.
+        DatasetError, ImageError: while iterating, an image that cannot be used.
+        EnvironmentFault: while iterating, a worker that died or hung, with the files that were being read.
+    """
+    if len(dataset) == 0 or batch < 1:
+        raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
+    reading = _reading_marks(workers)
+    batches = TrainBatches(dataset, augmentation, batch, size_at, seed, SampleReader(dataset.records, cache, reading))
+    return _Loader(batches, range(start, stop, stride), workers, reading, pin_memory, context)
+
+
+def eval_loader(
+    dataset: Dataset,
+    *,
+    batch: int,
+    size: Size,
+    letterbox: bool,
+    workers: int,
+    pin_memory: bool = False,
+    context: str | None = None,
+) -> DataLoader:
+    """Load every image once, in order, as Darknet's inference sees it.
+
+    Yields:
+        float32 (B, 3, H, W) in [0, 1], the letterboxes, the records; the last mini-batch may be smaller.
+
+    Raises:
+        As :func:`train_loader`.
+    """
+    if batch < 1:
+        raise UsageError(f"{dataset.source}: mini-batches of {batch} images (wanted at least 1)")
+    reading = _reading_marks(workers)
+    batches = EvalBatches(dataset, batch, size, letterbox, SampleReader(dataset.records, None, reading))
+    return _Loader(batches, range(math.ceil(len(dataset) / batch)), workers, reading, pin_memory, context)
+
+
+@dataclass(frozen=True)
+class TrainBatches(TorchDataset):
+    """Mini-batches by their number; what the workers hold."""
+
+    dataset: Dataset
+    augmentation: Augmentation
+    batch: int
+    size_at: Callable[[int], Size]
+    seed: int
+    reader: SampleReader
+
+    def __getitem__(self, minibatch: int) -> Batch | UserError:
+        """Mini-batch number ``minibatch``; an error is returned, because raising would wrap it in a traceback."""
+        try:
+            return self._make(minibatch)
+        except UserError as error:
+            return error
+
+    def _make(self, minibatch: int) -> Batch:
+        size, augmentation = self.size_at(minibatch), self.augmentation.closed(minibatch)
+        images = torch.empty((self.batch, 3, *size), dtype=torch.uint8)
+        samples, names = [], []
+        for row in range(self.batch):
+            epoch, place = divmod(minibatch * self.batch + row, len(self.dataset))
+            index = int(_permutation(self.seed, epoch, len(self.dataset))[place])
+            rng = keyed_rng(self.seed, _AUGMENT, epoch, index)
+            sample, used = augmented_sample(self.reader, index, augmentation, size, rng)
+            cv2.split(sample.image, list(images[row].numpy()))
+            samples.append(sample)
+            names.append(" + ".join(printable(self.dataset.records[i].path) for i in used))
+        return Batch(images, _targets(samples), tuple(names))
+
+
+@dataclass(frozen=True)
+class EvalBatches(TorchDataset):
+    """Mini-batches of images as inference sees them, by their number."""
+
+    dataset: Dataset
+    batch: int
+    size: Size
+    letterbox: bool
+    reader: SampleReader
+
+    def __getitem__(self, minibatch: int) -> EvalBatch | UserError:
+        """Mini-batch number ``minibatch``, or what is wrong with it."""
+        indices = range(len(self.dataset))[minibatch * self.batch : (minibatch + 1) * self.batch]
+        images = torch.empty((len(indices), 3, *self.size))
+        letterboxes = []
+        try:
+            for row, index in enumerate(indices):
+                pixels, placed = network_input(self.reader[index].image, self.size, letterbox=self.letterbox)
+                images[row] = torch.from_numpy(pixels)
+                letterboxes.append(placed)
+        except UserError as error:
+            return error
+        return images, letterboxes, [self.dataset.records[index] for index in indices]
+
+
+class _Loader(DataLoader):
+    """A DataLoader over whole mini-batches that raises what its workers returned, and says what killed one."""
+
+    def __init__(
+        self,
+        batches: TrainBatches | EvalBatches,
+        numbers: range,
+        workers: int,
+        reading: torch.Tensor,
+        pin_memory: bool,
+        context: str | None,
+    ) -> None:
+        super().__init__(
+            batches,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            timeout=_TIMEOUT if workers else 0,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=context if workers else None,
+            generator=torch.Generator(),  # else each iteration draws from the global one, and resuming is not exact
+            persistent_workers=workers > 0,
+        )
+        self._records = batches.dataset.records
+        self._reading = reading
+
+    def __iter__(self) -> Iterator[Batch | EvalBatch]:
+        try:
+            for item in super().__iter__():
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise EnvironmentFault(self._lost(str(error))) from error
+
+    def _lost(self, reason: str) -> str:
+        """One line on a worker that died or hung."""
+        indices = [int(index) for index in self._reading if index != NOT_READING]
+        files = ", ".join(printable(self._records[index].path) for index in indices) or "no image"
+        return f"{reason.splitlines()[0]} while reading {files}; out of memory? try fewer --workers, or 0"
+
+
+def _targets(samples: Sequence[Sample]) -> Targets:
+    counts = [len(sample.boxes) for sample in samples]
+    return Targets(
+        torch.from_numpy(np.repeat(np.arange(len(samples)), counts)),
+        torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
+        torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
+        torch.from_numpy(np.concatenate([sample.crowd for sample in samples])),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of the images in one epoch, (count,)."""
+    return keyed_rng(seed, _ORDER, epoch).permutation(count)
+
+
+def _reading_marks(workers: int) -> torch.Tensor:
+    """int64 (workers,), shared: the image each worker is reading, so that a death can be blamed."""
+    return torch.full((max(workers, 1),), NOT_READING).share_memory_()
+
+
+def _start_worker(worker: int) -> None:
+    """One thread each; Ctrl-C is for the main process, which ends the workers in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _unchanged(item: Batch | EvalBatch | UserError) -> Batch | EvalBatch | UserError:
+    return item

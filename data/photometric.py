@@ -1,0 +1,5 @@
+"""Colour changes through albumentations."""
+
+
+class Photometric:
+    pass
