@@ -166,7 +166,8 @@ def network_input(image: np.ndarray, size: Size, *, letterbox: bool) -> tuple[np
 
 def _resize_align_corners(image: np.ndarray, size: Size) -> np.ndarray:
     """(H, W, 3) to float32 (3, h, w) in [0, 1]; the centres of corner pixels map to centres of corner pixels."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
+    # Pillow hands out read-only arrays, at which torch warns: they are copied.
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
     if image.shape[:2] != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=True)
     if image.dtype == np.uint8:
