@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from utils.cfg_layers import Section, Unsupported
 from utils.cfg_net import Net
 from utils.cfg_options import Options
 from utils.cfg_sections import ALIASES, SECTIONS, UNSUPPORTED, Config
-from utils.cfg_values import Items, LayerReference, did_you_mean, shown
+from utils.cfg_values import did_you_mean, shown
 from utils.errors import CfgError
 
 __all__ = [
@@ -28,8 +29,9 @@ __all__ = [
 ]
 
 CFG_FOLDER = Path(__file__).resolve().parents[1] / "cfg"
-_MOST_BYTES = 8 * 2**20
+_LONGEST = 2 * 2**20  # characters; the longest published cfg has 31 thousand
 _MOST_LAYERS = 10_000
+_MOST_WARNINGS = 1000
 _BLANKS = str.maketrans("", "", " \t\r\n")
 
 
@@ -38,11 +40,9 @@ def load_cfg(name_or_path: str | Path, *, lenient: bool = False) -> Config:
     path = find_cfg(name_or_path)
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_LONGEST + 1)
     except OSError as error:
-        raise CfgError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(data) > _MOST_BYTES:
-        raise CfgError(f"{path}: more than {_MOST_BYTES >> 20} MiB (wanted a Darknet cfg, which is text)")
+        raise CfgError(f"{shown(str(path), 400)}: cannot be read: {error.strerror}") from None
     return parse_cfg(_decode(data), source=str(path), lenient=lenient)
 
 
@@ -50,11 +50,19 @@ def find_cfg(name_or_path: str | Path) -> Path:
     """The file a ``--cfg`` value means."""
     path = Path(name_or_path)
     for candidate in (path, CFG_FOLDER / path, CFG_FOLDER / f"{path}.cfg"):
-        if candidate.exists() and not candidate.is_dir():
+        if _is_file(candidate):
             return candidate
     known = sorted(file.stem for file in CFG_FOLDER.glob("*.cfg"))
-    hint = did_you_mean(path.stem, known) or f"cfg/ has {', '.join(known)}"
-    raise CfgError(f"{shown(str(path), 200)}: no such cfg file or name; {hint}")
+    hint = did_you_mean(path.stem, known) or f"{CFG_FOLDER.name}/ has {', '.join(known)}"
+    raise CfgError(f"{shown(str(path), 400)}: no such cfg file or name; {hint}")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is something to read, be it a pipe; a path too long or in a locked folder is not."""
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:
+        return False
 
 
 def _decode(data: bytes) -> str:
@@ -83,6 +91,8 @@ def parse_cfg(text: str, *, source: str = "<string>", lenient: bool = False) -> 
         CfgError: ``FILE:LINE: [section] key=value: what was wanted``.
     """
     report = _Report(shown(source, 400), lenient)
+    if len(text) > _LONGEST:
+        report.fail(1, f"more than {_LONGEST:,} characters (wanted a Darknet cfg, which is short)")
     if "\0" in text:
         report.fail(text.count("\n", 0, text.index("\0")) + 1, "a NUL byte (wanted a Darknet cfg, which is text)")
     net, layers = None, []
@@ -95,7 +105,7 @@ def parse_cfg(text: str, *, source: str = "<string>", lenient: bool = False) -> 
             layers.append(_typed_layer(raw, len(layers), report))
     if net is None:
         report.fail(1, "no section at all (wanted [net] and the layers after it)")
-    return Config(net, tuple(layers), report.source, tuple(report.warnings))
+    return Config(net, tuple(layers), report.source, report.lines())
 
 
 def format_cfg(config: Config) -> str:
@@ -105,15 +115,15 @@ def format_cfg(config: Config) -> str:
 
 def _format_section(section: Options) -> str:
     if isinstance(section, Unsupported):
-        options = list(section.options)
+        options = [f"{key}={text}" for key, text in section.options]
     else:
-        keys = {f.name: (key, f) for key, f in type(section).keys().items()}
-        options = []
-        for name, value in section.explicit().items():
-            key, declared = keys[name]
-            if value != declared.default:
-                options.append((key, declared.metadata["kind"].format(value)))
-    return "".join(f"{line}\n" for line in (f"[{section.kind}]", *(f"{key}={value}" for key, value in options)))
+        kinds = {f.name: (key, f.metadata["kind"]) for key, f in section.keys().items()}
+        options = [
+            f"{kinds[name][0]}={kinds[name][1].format(value)}"
+            for name, value in section.explicit().items()
+            if value not in (None, (), math.inf)  # these have no spelling; they are the defaults of their keys
+        ]
+    return "".join(f"{line}\n" for line in (f"[{section.kind}]", *options))
 
 
 @dataclass
@@ -122,13 +132,19 @@ class _Report:
 
     source: str
     lenient: bool
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[tuple[int, str]] = field(default_factory=list)
+
+    def lines(self) -> tuple[str, ...]:
+        """The warnings in the order of the text."""
+        return tuple(f"{self.source}:{line}: {message}" for line, message in sorted(self.warnings))
 
     def fail(self, line: int, message: str) -> NoReturn:
         raise CfgError(f"{self.source}:{line}: {message}")
 
     def warn(self, line: int, message: str) -> None:
-        self.warnings.append(f"{self.source}:{line}: {message}")
+        if len(self.warnings) == _MOST_WARNINGS:
+            self.fail(line, f"more than {_MOST_WARNINGS} oddities before this line (wanted a Darknet cfg)")
+        self.warnings.append((line, message))
 
     def fail_unless_lenient(self, line: int, message: str) -> None:
         if not self.lenient:
@@ -206,20 +222,19 @@ def _typed_layer(raw: _RawSection, index: int, report: _Report) -> Section:
 
 def _typed(section_type: type[Options], raw: _RawSection, report: _Report) -> Any:
     """Give every option its type, and check that they fit each other."""
-    keys = section_type.keys()
-    values, given = {}, []
+    keys, values = section_type.keys(), {}
     for key, (text, line) in raw.options.items():
         if key in keys:
             try:
-                values[keys[key].name] = keys[key].metadata["kind"].parse(text)
+                values[key] = keys[key].metadata["kind"].parse(text)
             except ValueError as error:
                 report.fail(line, f"[{raw.kind}] {key}={shown(text)} ({error})")
-            given.append(key)
         elif key not in section_type.ignored:
             hint = did_you_mean(key, keys)
             message = f"[{raw.kind}] has no key '{shown(key)}'"
             report.fail_unless_lenient(line, f"{message}; {hint}" if hint else message)
-    section = section_type(**values, line=raw.line, given=tuple(given))
+    fields = {keys[key].name: value for key, value in values.items()}
+    section = section_type(**fields, line=raw.line, given=tuple(values))
     for key, reason in section.problems():
         _fail_at(key, reason, raw, report)
     for key, reason in section.remarks():
@@ -229,18 +244,16 @@ def _typed(section_type: type[Options], raw: _RawSection, report: _Report) -> An
 
 def _check_references(section: Section, raw: _RawSection, index: int, report: _Report) -> None:
     """Refuse an index that is not one of an earlier layer."""
-    for key, declared in type(section).keys().items():
-        kind, value = declared.metadata["kind"], getattr(section, declared.name)
-        if not isinstance(kind.kind if isinstance(kind, Items) else kind, LayerReference) or value is None:
-            continue
+    for key in section.reference_keys():
+        value = section.value(key)
         for reference in value if isinstance(value, tuple) else (value,):
-            if not -index <= reference < index:
-                reason = f"wanted 0 to {index - 1} or -1 to {-index}, as this is layer {index}"
-                _fail_at(key, reason if index else "wanted no reference, as this is the first layer", raw, report)
+            if reference is not None and not -index <= reference < index:
+                wanted = f"wanted 0 to {index - 1} or -1 to {-index}" if index else "wanted no such key"
+                _fail_at(key, f"{wanted}, as this is layer {index}", raw, report)
 
 
 def _fail_at(key: str, reason: str, raw: _RawSection, report: _Report) -> NoReturn:
-    text, line = raw.options.get(key, (None, raw.line))
-    report.fail(
-        line, f"[{raw.kind}] {key}={shown(text)} ({reason})" if text else f"[{raw.kind}] has no {key} ({reason})"
-    )
+    if key not in raw.options:
+        report.fail(raw.line, f"[{raw.kind}] has no {key} ({reason})")
+    text, line = raw.options[key]
+    report.fail(line, f"[{raw.kind}] {key}={shown(text)} ({reason})")

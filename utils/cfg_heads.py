@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from utils.cfg_layers import Section
-from utils.cfg_options import BIG, declare, integer, real, switch, word
-from utils.cfg_values import Integer, Items, LayerReference, Pairs, Real, Text
+from utils.cfg_options import BIG, declare, integer, real, reference, switch, word
+from utils.cfg_values import Integer, Items, Pairs, Real, Text
 
 IOU_KINDS = ("mse", "iou", "giou", "diou", "ciou")
 NMS_KINDS = ("default", "greedynms", "diounms", "cornersnms")
@@ -34,16 +34,16 @@ class Yolo(Section):
     resize: float = real(1.0, 0.01, 100, "random zoom, with jitter")
     random: float = real(0.0, 0, 100, "multi-scale; 1 means 1.4")
 
-    ignore_thresh: float = real(0.5, 0, 10)
-    truth_thresh: float = real(1.0, 0, 10)
+    ignore_thresh: float = real(0.5, 0, 10, "no objectness loss above this IoU")
+    truth_thresh: float = real(1.0, 0, 10, "positive above this IoU; 1: none")
     iou_thresh: float = real(1.0, 0, 10, "other anchors above it are positive too; 1: none")
     iou_thresh_kind: str = word("iou", IOU_KINDS)
     iou_loss: str = word("mse", IOU_KINDS)
-    iou_normalizer: float = real(0.75, 0, BIG)
-    obj_normalizer: float = real(1.0, 0, BIG)
+    iou_normalizer: float = real(0.75, 0, BIG, "weight of the box")
+    obj_normalizer: float = real(1.0, 0, BIG, "weight of objectness")
     cls_normalizer: float = real(1.0, 0, BIG, "Darknet uses it only beside counters_per_class")
-    delta_normalizer: float = real(1.0, 0, BIG)
-    max_delta: float = real(math.inf, 0, BIG)
+    delta_normalizer: float = real(1.0, 0, BIG, "weight of the whole head")
+    max_delta: float = real(math.inf, 0, BIG, "limit of each box gradient")
     scale_x_y: float = real(1.0, 0, 100, "lets centres reach the border of their cell")
     new_coords: bool = switch("the convolution is logistic; w = 4 * t**2 * anchor")
     objectness_smooth: bool = switch("objectness learns the IoU")
@@ -55,7 +55,7 @@ class Yolo(Section):
     nms_kind: str = word("default", NMS_KINDS)
     beta_nms: float = real(0.6, 0, 100, "exponent for diounms")
     map: str | None = declare(Text(), None, "file that maps classes to others")
-    embedding_layer: int | None = declare(LayerReference(), None, "tracking")
+    embedding_layer: int | None = reference("tracking")
     track_history_size: int = integer(5, 0, 10**6, "tracking")
     sim_thresh: float = real(0.8, 0, 10, "tracking")
     dets_for_track: int = integer(1, 0, 10**6, "tracking")
@@ -70,10 +70,10 @@ class Yolo(Section):
         self._derive(mask=mask, anchors=anchors[:used], num=min(used, max(self.num, len(anchors))))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if max(self.mask) >= len(self.anchors):
-            yield "mask", f"wanted anchors from 0 to {len(self.anchors) - 1}"
         if len(self.anchors) != self.num:
             yield "anchors", f"wanted num={self.num} pairs, got {len(self.anchors)}"
+        if max(self.mask) >= len(self.anchors):
+            yield "mask", f"wanted anchors from 0 to {len(self.anchors) - 1}"
         if self.counters_per_class is not None and len(self.counters_per_class) != self.classes:
             yield "counters_per_class", f"wanted one for each of the {self.classes} classes"
 
@@ -126,15 +126,15 @@ class Region(Section):
     log: bool = switch()
     sqrt: bool = switch()
     focal_loss: bool = switch()
-    coord_scale: float = real(1.0, 0, BIG)
-    object_scale: float = real(1.0, 0, BIG)
-    noobject_scale: float = real(1.0, 0, BIG)
-    class_scale: float = real(1.0, 0, BIG)
+    coord_scale: float = real(1.0, 0, BIG, "weight of the box")
+    object_scale: float = real(1.0, 0, BIG, "weight of objectness where there is an object")
+    noobject_scale: float = real(1.0, 0, BIG, "weight of objectness elsewhere")
+    class_scale: float = real(1.0, 0, BIG, "weight of the classes")
     mask_scale: float = real(1.0, 0, BIG)
 
     def __post_init__(self) -> None:
-        if self.anchors is None:
-            self._derive(anchors=((0.5, 0.5),) * self.num)
+        anchors = ((0.5, 0.5),) * self.num if self.anchors is None else self.anchors
+        self._derive(anchors=anchors[: self.num])
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(self.anchors) != self.num:
@@ -153,7 +153,7 @@ class Contrastive(Section):
 
     classes: int = integer(1000, 1, _CLASSES)
     temperature: float = real(1.0, 0.000001, BIG)
-    yolo_layer: int | None = declare(LayerReference(), None, "the head that knows the objects")
+    yolo_layer: int | None = reference("the head that knows the objects")
     cls_normalizer: float = real(1.0, 0, BIG)
     max_delta: float = real(math.inf, 0, BIG)
     contrastive_neg_max: int = integer(3, 0, 10**6)

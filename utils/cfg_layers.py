@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from utils.cfg_options import BIG, ITERATIONS, Options, declare, integer, real, switch, word
-from utils.cfg_values import Items, LayerReference, Switch, Text
+from utils.cfg_options import BIG, ITERATIONS, Options, declare, integer, real, reference, references, switch, word
+from utils.cfg_values import Switch, Text
 
 ACTIVATIONS = (
     "logistic", "loggy", "relu", "relu6", "elu", "selu", "relie", "ramp", "leaky", "revleaky", "tanh", "plse",
@@ -26,7 +26,7 @@ class Section(Options):
     onlyforward: bool = switch("no gradient through this layer")
     dont_update: int = integer(0, 0, ITERATIONS, "frozen up to this iteration")
     burnin_update: float = real(0.0, 0, BIG, "frozen up to this multiple of burn_in")
-    train_only_bn: int = integer(0, 0, ITERATIONS, "from this layer's iteration on only batch norm learns")
+    train_only_bn: bool = switch("only batch norm learns")
     dontload: bool = switch("the .weights file holds nothing for this layer")
     dontloadscales: bool = switch("nor scales and statistics")
     clip: float = real(0.0, 0, BIG, "clamp weights after each update; 0: do not")
@@ -51,21 +51,21 @@ class Convolutional(Section):
     cbn: bool = switch("batch_normalize=2")
     activation: str = word("logistic", ACTIVATIONS)
     antialiasing: int = integer(0, 0, 2, "blur before striding: 1 [1 2 1], 2 mean of 2x2")
-    share_index: int | None = declare(LayerReference(), None, "use the parameters of that layer")
+    share_index: int | None = reference("use the parameters of that layer")
     assisted_excitation: int = integer(0, 0, ITERATIONS, "training: add the mean of the channels inside truth boxes")
     grad_centr: bool = switch("gradient centralisation")
     binary: bool = switch("binary weights")
     xnor: bool = switch("binary weights and input")
     bin_output: bool = switch("speed of xnor only")
     flipped: bool = switch("weights are stored transposed")
-    dot: float = real(0.0, 0, BIG)
-    coordconv: bool = switch()
-    reverse: float = real(0.0, 0, BIG)
-    sway: bool = switch()
-    rotate: bool = switch()
-    stretch: bool = switch()
-    stretch_sway: bool = switch()
-    angle: float = real(15.0, -360, 360, "degrees, for rotate")
+    dot: float = real(0.0, 0, BIG, "no effect")
+    coordconv: bool = switch("add the coordinates as channels")
+    reverse: float = real(0.0, 0, BIG, "GPU experiment")
+    sway: bool = switch("deformed copies of the filters")
+    rotate: bool = switch("as sway: rotated")
+    stretch: bool = switch("as sway: stretched")
+    stretch_sway: bool = switch("as sway: both")
+    angle: float = real(15.0, -360, 360, "degrees, for sway and rotate")
 
     def __post_init__(self) -> None:
         self._derive(
@@ -148,7 +148,7 @@ class Route(Section):
 
     kind = "route"
 
-    layers: tuple[int, ...] = declare(Items(LayerReference()), (), "absolute, or negative and relative to this layer")
+    layers: tuple[int, ...] = references("absolute, or negative and relative to this layer")
     groups: int = integer(1, 1, _FILTERS, "take one of this many equal slices of each layer's channels")
     group_id: int = integer(0, 0, _FILTERS, "which slice")
 
@@ -165,7 +165,7 @@ class Shortcut(Section):
 
     kind = "shortcut"
 
-    from_: tuple[int, ...] = declare(Items(LayerReference()), (), "absolute, or negative and relative to this layer")
+    from_: tuple[int, ...] = references("absolute, or negative and relative to this layer")
     activation: str = word("linear", ACTIVATIONS)
     weights_type: str = word("none", ("none", "per_feature", "per_layer", "per_channel"), "learned weights of the sum")
     weights_normalization: str = word("none", ("none", "relu", "avg_relu", "softmax"))
@@ -181,7 +181,7 @@ class ScaleChannels(Section):
 
     kind = "scale_channels"
 
-    from_: int | None = declare(LayerReference(), None, "absolute, or negative and relative to this layer")
+    from_: int | None = reference("absolute, or negative and relative to this layer")
     scale_wh: bool = switch("the previous layer is one number a pixel instead")
     activation: str = word("linear", ACTIVATIONS)
 
@@ -196,7 +196,7 @@ class Sam(Section):
 
     kind = "sam"
 
-    from_: int | None = declare(LayerReference(), None, "absolute, or negative and relative to this layer")
+    from_: int | None = reference("absolute, or negative and relative to this layer")
     activation: str = word("linear", ACTIVATIONS)
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -14,15 +14,18 @@ from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-from utils.cfg_values import Integer, Kind, Real, Switch, Word
+from utils.cfg_values import Integer, Items, Kind, Real, Switch, Word
 
 BIG = 1e9  # larger than any number that makes sense in a cfg
 ITERATIONS = 10**9
 
 
-def declare(kind: Kind, default: Any, note: str) -> Any:
-    """A dataclass field for one cfg key."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "note": note})
+_LAYER = Integer(-(10**6), 10**6)
+
+
+def declare(kind: Kind, default: Any, note: str, *, refers: bool = False) -> Any:
+    """A dataclass field for one cfg key; ``refers`` marks the indices of earlier layers."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "note": note, "refers": refers})
 
 
 def integer(default: int | None, low: int, high: int, note: str = "") -> Any:
@@ -45,6 +48,16 @@ def word(default: str, choices: tuple[str, ...], note: str = "") -> Any:
     return declare(Word(choices), default, note)
 
 
+def reference(note: str) -> Any:
+    """A key that holds the index of an earlier layer: absolute from 0, or negative and relative to its own place."""
+    return declare(_LAYER, None, note, refers=True)
+
+
+def references(note: str) -> Any:
+    """A key that holds a list of such indices."""
+    return declare(Items(_LAYER), (), note, refers=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every section has: where it stands, and which keys its text gave (the others follow their defaults).
@@ -64,13 +77,27 @@ class Options:
         """The keys this section may hold, as they are spelt in a cfg."""
         return {f.name.rstrip("_"): f for f in fields(cls) if "kind" in f.metadata}
 
+    @classmethod
+    @functools.cache
+    def reference_keys(cls) -> tuple[str, ...]:
+        """The keys that hold indices of layers."""
+        return tuple(key for key, f in cls.keys().items() if f.metadata["refers"])
+
+    def value(self, key: str) -> Any:
+        """The value of a key by its spelling in a cfg."""
+        return getattr(self, self.keys()[key].name)
+
     def explicit(self) -> dict[str, Any]:
         """The keys a cfg must spell out for this section: those given, and those that differ from what follows."""
         keys = self.keys()
         values = {keys[key].name: getattr(self, keys[key].name) for key in self.given}
-        follows = type(self)(**values)
-        names = [f.name for f in keys.values() if f.name not in values]
-        return values | {n: getattr(self, n) for n in names if getattr(self, n) != getattr(follows, n)}
+        while True:
+            follows = type(self)(**values)
+            missing = (f.name for f in keys.values() if getattr(self, f.name) != getattr(follows, f.name))
+            name = next((name for name in missing if name not in values), None)
+            if name is None:
+                return values
+            values[name] = getattr(self, name)
 
     def with_values(self, **changes: Any) -> Self:
         """A copy with fields changed; keys that follow from others follow the new values. None: back to the default."""

@@ -46,14 +46,6 @@ class Integer:
 
 
 @dataclass(frozen=True)
-class LayerReference(Integer):
-    """The index of an earlier layer: absolute from 0, or negative and relative to the layer that names it."""
-
-    low: int = -(10**6)
-    high: int = 10**6
-
-
-@dataclass(frozen=True)
 class Real:
     """A finite number in [low, high]."""
 
@@ -120,7 +112,7 @@ class Items:
     """A comma-separated list, as a tuple."""
 
     kind: Kind
-    longest: int = 4096
+    longest: int = 65536
 
     def parse(self, text: str) -> tuple[Any, ...]:
         if text.count(",") >= self.longest:
