@@ -47,7 +47,8 @@ def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
 
 def area(boxes: Tensor) -> Tensor:
     """Area of each box (..., 4) xyxy."""
-    extent = _wide(boxes)[..., 2:] - _wide(boxes)[..., :2]
+    boxes = _wide(boxes)
+    extent = boxes[..., 2:] - boxes[..., :2]
     return extent[..., 0] * extent[..., 1]
 
 

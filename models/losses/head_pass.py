@@ -116,19 +116,19 @@ class HeadPass:
     ) -> Tensor:
         """Objectness delta (U,) at the slots, given what the first pass left there.
 
-        The last box decides. With ``objectness_smooth`` an assigned box writes only where the delta is exactly 0,
-        so it hardly ever does: Darknet then learns objectness from the overlap alone.
+        The last box decides. With ``objectness_smooth`` a box writes only where the delta is still exactly 0, which
+        is next to never: Darknet then learns objectness from the overlap alone.
 
         Args:
             delta, probs: (U,).
             multipliers: (P,) weight of each learner's class.
         """
-        by_overlap = learners.by_overlap[slots.first]
         pull = self.section.obj_normalizer * (1 - probs)
         if self.section.objectness_smooth:
+            by_overlap = learners.by_overlap[slots.first]
             aim = learners.overlap[slots.first].square()
             delta = torch.where(by_overlap, self.section.obj_normalizer * (aim - probs), delta)
-            return torch.where(delta == 0, multipliers[slots.last] * pull, delta)
+            return torch.where(delta == 0, multipliers[slots.first] * pull, delta)
         return torch.where(learners.by_overlap[slots.last], pull, multipliers[slots.last] * pull)
 
     def _box_delta(self, outputs: Tensor, predicted: Tensor, labels: Tensor, learners: Learners) -> Tensor:
