@@ -29,6 +29,12 @@ from utils.structures import Letterbox, Size
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 MAX_PIXELS = 178_956_970  # a file that claims more is taken for a decompression bomb (Pillow's own limit)
 
+_HEADER = 1 << 16  # bytes that hold the header of nearly every JPEG
+_QUALITY_SETTING = {
+    ".jpg": cv2.IMWRITE_JPEG_QUALITY,
+    ".jpeg": cv2.IMWRITE_JPEG_QUALITY,
+    ".webp": cv2.IMWRITE_WEBP_QUALITY,
+}
 _JPEG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _ORIENTATION = 0x0112  # EXIF tag
 _PILLOW_WARNINGS = threading.Lock()  # warnings.catch_warnings changes state of the whole process
@@ -44,8 +50,8 @@ def read_image(path: str | Path) -> np.ndarray:
     return decode_image(read_bytes(path), source=printable(path))
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a regular file; a pipe or a device would block for ever and is refused.
+def read_bytes(path: str | Path, *, limit: int = -1) -> bytes:
+    """The content of a regular file, or its first ``limit`` bytes; a pipe or a device would block and is refused.
 
     Raises:
         ImageError: missing, unreadable or not a regular file.
@@ -53,7 +59,8 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise ImageError(f"{printable(path)}: not a regular file (wanted an image file)")
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return file.read(limit)
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
@@ -90,11 +97,12 @@ def image_size(path: str | Path) -> Size:
         ImageError: as :func:`decode_image`, but damage behind the header goes unseen.
     """
     source = printable(path)
-    data = read_bytes(path)
+    data = read_bytes(path, limit=_HEADER)
     if not data:
         raise ImageError(f"{source}: empty file (wanted an image)")
     frame = _jpeg_frame(data)
     if frame is None:
+        data = read_bytes(path)
         with _pillow(data, source) as image:
             size = (image.height, image.width)
             # Pillow has turned the size of a TIFF already
@@ -118,7 +126,8 @@ def write_image(path: str | Path, image: np.ndarray, *, quality: int = 95) -> No
     path = Path(path)
     if not cv2.haveImageWriter(f"x{path.suffix.lower()}"):
         raise UsageError(f"{printable(path)}: cannot write {path.suffix or 'a file without suffix'}; use .jpg or .png")
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_WEBP_QUALITY, quality]
+    setting = _QUALITY_SETTING.get(path.suffix.lower())  # OpenCV warns of a setting that a format does not have
+    options = [] if setting is None else [setting, quality]
     done, encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     assert done, "imencode refused an image of a format it has a writer for"
     with atomic_write(path) as file:
