@@ -124,14 +124,20 @@ class DiskCache:
 
 
 def open_cache(
-    kind: Literal["none", "memory", "disk"], dataset: Dataset, *, folder: Path | None = None, budget: int | None = None
-) -> MemoryCache | DiskCache | None:
-    """The cache a ``--cache`` flag names; ``folder`` is where the files of "disk" go."""
+    kind: Literal["memory", "disk"] | None, dataset: Dataset, *, folder: Path | None = None, budget: int | None = None
+) -> tuple[MemoryCache | DiskCache | None, str]:
+    """The cache a ``--cache`` flag names, and a line that says how much of the data set it holds.
+
+    Args:
+        folder: where the files of "disk" go; default beside the annotations.
+    """
+    if kind is None:
+        return None, ""
     if kind == "memory":
-        return MemoryCache(dataset, budget=budget)
-    if kind == "disk":
-        return DiskCache(dataset, folder or Path(dataset.source).parent / ".yolov4_images", budget=budget)
-    return None
+        cache: MemoryCache | DiskCache = MemoryCache(dataset, budget=budget)
+    else:
+        cache = DiskCache(dataset, folder or Path(dataset.source).parent / ".yolov4_images", budget=budget)
+    return cache, cache.summary
 
 
 def _fitting(sizes: list[tuple[int, int]], budget: int) -> list[int]:

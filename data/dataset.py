@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from data.coco import read_coco
+from data.description import read_data_file, read_yaml
+from data.yolo_txt import read_yolo_txt
 from utils.errors import DatasetError
 from utils.image import printable
+from utils.names import check_names
 from utils.structures import ImageRecord
 
 Split = Literal["train", "val"]
@@ -24,6 +27,7 @@ class Dataset:
         names: the class names; a label indexes them.
         category_ids: the id each label has in COCO results files.
         source: the file the annotations came from.
+        split: what the images are for.
         notes: what the user should know, one line each.
     """
 
@@ -31,6 +35,7 @@ class Dataset:
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     source: str
+    split: Split = "train"
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -38,7 +43,12 @@ class Dataset:
 
 
 def load_dataset(
-    path: str | Path, split: Split, *, names: Sequence[str] | None = None, allow_outside: bool = False
+    path: str | Path,
+    split: Split,
+    *,
+    names: Sequence[str] | None = None,
+    missing_labels: Literal["background", "error"] = "background",
+    allow_outside: bool = False,
 ) -> Dataset:
     """Read a data set in any of its forms; all give the same records.
 
@@ -49,7 +59,8 @@ def load_dataset(
     * an Ultralytics-style ``.yaml`` (``path``, ``train``, ``val``, ``names``).
 
     Args:
-        names: class names in the order the network has them; a COCO file is mapped by name, the others must agree.
+        names: class names in the order the network has them; a COCO file is mapped by name, the others are renamed.
+        missing_labels: whether an image without a label file shows nothing or is an error.
         allow_outside: let a COCO ``file_name`` lead out of the image folder.
 
     Raises:
@@ -62,13 +73,23 @@ def load_dataset(
         raise DatasetError(f"{printable(path)}: no such file or folder (wanted a .data, .yaml, .json or COCO folder)")
     if path.suffix == ".json":
         return _load_coco(path, path.parent, split, names, allow_outside)
-    raise DatasetError(f"{printable(path)}: unknown kind {path.suffix!r} (wanted .data, .yaml, .json or a folder)")
+    if path.suffix in (".yaml", ".yml"):
+        description = read_yaml(path, split)
+    elif path.suffix == ".data":
+        description = read_data_file(path, split)
+    else:
+        raise DatasetError(f"{printable(path)}: unknown kind {path.suffix!r} (wanted .data, .yaml, .json or a folder)")
+    names = names or description.names
+    check_names(names, len(description.names), source=printable(path))
+    records, notes = read_yolo_txt(description.images, len(names), missing_labels=missing_labels)
+    category_ids = tuple(range(1, len(names) + 1))  # as COCO counts
+    return Dataset(records, tuple(names), category_ids, str(path), split, notes)
 
 
 def _load_coco(json_path: Path, root: Path, split: Split, names: Sequence[str] | None, allow_outside: bool) -> Dataset:
     folders = _image_folders(json_path, root, split)
     records, names, category_ids = read_coco(json_path, folders, names=names, allow_outside=allow_outside)
-    return Dataset(records, names, category_ids, source=str(json_path))
+    return Dataset(records, names, category_ids, str(json_path), split)
 
 
 def _find_json(root: Path, split: Split) -> Path:
