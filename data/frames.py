@@ -14,27 +14,11 @@ import av
 import numpy as np
 
 from utils.errors import ImageError, InputError
+from utils.frame import Frame
 from utils.image import printable, read_image
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _USUAL_RATE, _HIGHEST_RATE = Fraction(25), 1000
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture on its way to the network.
-
-    Attributes:
-        image: uint8 (H, W, 3) RGB.
-        source: the file or address it came from.
-        index: its number within that source.
-        time: seconds since the first frame of a video, None where nobody knows.
-    """
-
-    image: np.ndarray
-    source: str
-    index: int = 0
-    time: Fraction | None = None
 
 
 @dataclass

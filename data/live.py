@@ -11,10 +11,11 @@ import av
 import cv2
 import numpy as np
 
-from data.frames import Frame
 from utils.errors import EnvironmentFault
+from utils.frame import Frame
 
 _TIMEOUT = 10.0  # seconds without data after which a connection counts as broken
+_POLL = 0.1  # seconds
 
 
 class LiveStream:
@@ -28,6 +29,7 @@ class LiveStream:
         retries: how often in a row to try again before giving up.
         backoff: seconds before the first of these.
         patience: seconds without a new frame, over all retries, before giving up; ends even a driver that hangs.
+        stopping: asked a few times a second; True ends the frames.
     """
 
     length = None
@@ -40,10 +42,11 @@ class LiveStream:
         retries: int = 3,
         backoff: float = 1.0,
         patience: float = 60.0,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
         self.faults: list[str] = []
-        self._connect = connect
+        self._connect, self._stopping = connect, stopping
         self._retries, self._backoff, self._patience = retries, backoff, patience
         self._fresh = threading.Condition()
         self._newest: tuple[np.ndarray, float] | None = None
@@ -59,22 +62,25 @@ class LiveStream:
         threading.Thread(target=self._read, daemon=True).start()
         index, start = 0, None
         try:
-            while True:
-                image, moment = self._wait()
+            while (newest := self._wait()) is not None:
+                image, moment = newest
                 start = moment if start is None else start
                 yield Frame(image, self.name, index, Fraction(round(1000 * (moment - start)), 1000))
                 index += 1
         finally:
             self._stopped.set()
 
-    def _wait(self) -> tuple[np.ndarray, float]:
+    def _wait(self) -> tuple[np.ndarray, float] | None:
+        """The newest frame, once there is one; None when asked to stop."""
+        deadline = time.monotonic() + self._patience
         with self._fresh:
-            self._fresh.wait_for(lambda: self._newest is not None or self._gone is not None, self._patience)
+            while self._newest is None and not self._stopping():
+                if self._gone is not None or time.monotonic() > deadline:
+                    reason = self._gone or f"no frame for {self._patience:.0f} s"
+                    raise EnvironmentFault(f"{self.name}: {reason}; check the address, the cable or the network")
+                self._fresh.wait(_POLL)
             newest, self._newest = self._newest, None
-        if newest is None:
-            reason = self._gone or f"no frame for {self._patience:.0f} s"
-            raise EnvironmentFault(f"{self.name}: {reason}; check the address, the cable or the network")
-        return newest
+        return None if self._stopping() else newest
 
     def _read(self) -> None:
         failures = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data.frames import URL, ImageFiles, VideoFile
@@ -13,20 +13,19 @@ from data.live import LiveStream, open_camera, open_stream
 from utils.errors import ImageError, InputError
 from utils.image import IMAGE_SUFFIXES, image_size, printable
 
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ("mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "ts", "mts", "m2ts")
-    + ("wmv", "flv", "3gp", "ogv", "asf", "vob", "h264", "hevc")
-)
+_CAMERA_FORMATS = ("mp4", "m4v", "mov", "3gp", "avi", "mts", "m2ts", "ts", "h264", "hevc")
+_OTHER_FORMATS = ("mkv", "webm", "mpg", "mpeg", "wmv", "asf", "flv", "ogv", "vob")
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in (*_CAMERA_FORMATS, *_OTHER_FORMATS))
 Source = ImageFiles | VideoFile | LiveStream
 
 
-def open_sources(source: str) -> list[Source]:
+def open_sources(source: str, stopping: Callable[[], bool] = lambda: False) -> list[Source]:
     """Find out what ``--source`` means.
 
     Args:
         source: an image, a video, a folder of them, a pattern (``**`` reaches into folders), a .txt list of paths
             (relative to the list, or to where we are), the number of a camera, or the address of a stream.
+        stopping: asked by cameras and streams, which have no end of their own, whether to end.
 
     Raises:
         InputError: nothing of that name, or nothing in it that could be read.
@@ -37,11 +36,11 @@ def open_sources(source: str) -> list[Source]:
     if path.is_file():
         return _group(_listed(path) if path.suffix.lower() == ".txt" else [path], source, "list without")
     if source.isdecimal():
-        return [LiveStream(f"camera {source}", lambda: open_camera(int(source)))]
+        return [LiveStream(f"camera {source}", lambda: open_camera(int(source)), stopping=stopping)]
     if URL.match(source):
         if Path(source.split("?")[0]).suffix.lower() in VIDEO_SUFFIXES and source.lower().startswith("http"):
             return [VideoFile(source)]
-        return [LiveStream(_without_password(source), lambda: open_stream(source))]
+        return [LiveStream(_without_password(source), lambda: open_stream(source), stopping=stopping)]
     if glob.has_magic(source):
         found = sorted(Path(file) for file in glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         return _group([file for file in found if file.is_file() and _is_media(file)], source, "pattern matches no")

@@ -142,7 +142,8 @@ def _clip(box: np.ndarray, height: int, width: int) -> Rect | None:
 
 def _draw_box(canvas: np.ndarray, rect: Rect, color: Color, thickness: int) -> None:
     x1, y1, x2, y2 = rect
-    cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, thickness, cv2.LINE_AA)
+    # edges lie on whole pixels, where smoothing would only blur them; the text is what is smoothed
+    cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, thickness, cv2.LINE_8)
 
 
 def _caption(label: int, score: float | None, names: Sequence[str]) -> str:

@@ -158,7 +158,7 @@ class VideoWriter:
         self.part.unlink()
 
     def _fault(self, error: OSError) -> EnvironmentFault:
-        kept = f"; {self.frames} frames are in {self.part.name}" if self.part.exists() else ""
+        kept = f"; the frames before are in {self.part.name}" if self.part.exists() else ""
         return EnvironmentFault(f"{self.path}: cannot write the video: {error.strerror or error}{kept}")
 
 
