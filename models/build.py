@@ -1,0 +1,119 @@
+"""From a planned layer to its module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from models.graph import absolute
+from models.layers import BatchnormLayer, ConnectedLayer, ConvolutionalLayer, ImplicitLayer
+from models.layers_merging import RouteLayer, SamLayer, ScaleChannelsLayer, ShortcutLayer
+from models.layers_pointwise import (
+    ActivationLayer,
+    DropBlockLayer,
+    DropoutLayer,
+    NormalizationLayer,
+    PassLayer,
+    SoftmaxLayer,
+)
+from models.layers_pooling import (
+    AvgpoolLayer,
+    CropLayer,
+    LocalAvgpoolLayer,
+    MaxpoolDepthLayer,
+    MaxpoolLayer,
+    Reorg3dLayer,
+    ReorgLayer,
+    UpsampleLayer,
+)
+from models.shapes import Node
+from models.yolo_head import GaussianYoloHead, RegionHead, YoloHead
+from utils import cfg_heads as heads
+from utils import cfg_layers as layers
+from utils.structures import Size
+
+Builder = Callable[[Node, Sequence[nn.Module], Size], nn.Module]
+
+
+def build_layer(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+    """Make the module of one layer.
+
+    Args:
+        node: the layer's place in the plan.
+        earlier: the modules before it, whose parameters it may share.
+        size: (H, W) of the network input.
+    """
+    return _BUILDERS[type(node.section)](node, earlier, size)
+
+
+def _from_section(module: type[nn.Module]) -> Builder:
+    return lambda node, earlier, size: module(node.section)
+
+
+def _from_node(module: type[nn.Module]) -> Builder:
+    return lambda node, earlier, size: module(node)
+
+
+def _convolutional(node: Node, earlier: Sequence[nn.Module], size: Size) -> ConvolutionalLayer:
+    shared = node.section.share_index
+    return ConvolutionalLayer(node, None if shared is None else earlier[absolute(node.index, shared)])
+
+
+def _maxpool(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+    return (MaxpoolDepthLayer if node.section.maxpool_depth else MaxpoolLayer)(node.section)
+
+
+def _dropout(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+    return (DropBlockLayer if node.section.dropblock else DropoutLayer)(node.section)
+
+
+def _yolo(module: type[YoloHead] | type[GaussianYoloHead]) -> Builder:
+    def build(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+        section = node.section
+        return module(section, section.anchors, section.mask, stride=_stride(node, size), index=node.index)
+
+    return build
+
+
+def _region(node: Node, earlier: Sequence[nn.Module], size: Size) -> RegionHead:
+    vertical, horizontal = stride = _stride(node, size)
+    anchors = [(width * horizontal, height * vertical) for width, height in node.section.anchors]  # from cells
+    return RegionHead(node.section, anchors, tuple(range(node.section.num)), stride=stride, index=node.index)
+
+
+def _stride(node: Node, size: Size) -> tuple[float, float]:
+    """Input pixels per cell, whole numbers where the input is a multiple of the grid."""
+    vertical, horizontal = (extent / cells for extent, cells in zip(size, node.inputs[1:], strict=True))
+    return (
+        int(vertical) if vertical.is_integer() else vertical,
+        int(horizontal) if horizontal.is_integer() else horizontal,
+    )
+
+
+_BUILDERS: dict[type, Builder] = {
+    layers.Convolutional: _convolutional,
+    layers.Connected: _from_node(ConnectedLayer),
+    layers.Batchnorm: _from_node(BatchnormLayer),
+    layers.Implicit: _from_node(ImplicitLayer),
+    layers.Maxpool: _maxpool,
+    layers.LocalAvgpool: _from_section(LocalAvgpoolLayer),
+    layers.Avgpool: lambda node, earlier, size: AvgpoolLayer(),
+    layers.Upsample: _from_section(UpsampleLayer),
+    layers.Reorg: _from_section(ReorgLayer),
+    layers.Reorg3d: _from_section(Reorg3dLayer),
+    layers.Crop: _from_section(CropLayer),
+    layers.Route: _from_section(RouteLayer),
+    layers.Shortcut: _from_node(ShortcutLayer),
+    layers.ScaleChannels: _from_section(ScaleChannelsLayer),
+    layers.Sam: _from_section(SamLayer),
+    layers.Dropout: _dropout,
+    layers.Activation: _from_section(ActivationLayer),
+    layers.Normalization: _from_section(NormalizationLayer),
+    layers.Softmax: _from_section(SoftmaxLayer),
+    layers.Cost: lambda node, earlier, size: PassLayer(),
+    heads.Contrastive: lambda node, earlier, size: PassLayer(),
+    heads.Yolo: _yolo(YoloHead),
+    heads.GaussianYolo: _yolo(GaussianYoloHead),
+    heads.Region: _region,
+}

@@ -1,0 +1,206 @@
+"""The network a cfg describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.build import build_layer
+from models.graph import Graph, plan
+from models.layers import ConvolutionalLayer
+from models.layers_pointwise import DropBlockLayer
+from models.postprocess import postprocess
+from models.summary import summary
+from models.yolo_head import DetectionHead
+from utils.cfg import Config
+from utils.cfg_layers import Connected
+from utils.image import network_input, read_image
+from utils.structures import Detections, Size
+
+DETECT_BATCH = 8  # images ``detect`` runs at a time
+
+
+class Darknet(nn.Module):
+    """A Darknet network: ``layers[i]`` is what the cfg calls layer i.
+
+    Weights start as Darknet's do, drawn from torch's global generator; only the rolling variance starts at 1 instead
+    of 0, so that an untrained network can be run.
+
+    Attributes:
+        config: the cfg it was built from.
+        graph: its plan: shapes, sources, cost of every layer.
+        heads: the detection heads in cfg order; empty for a classifier.
+        size: (H, W) of the input the cfg gives; any multiple of the largest stride runs too.
+        num_classes: classes of the heads, or channels of a classifier's logits.
+        seen: images trained on, as the .weights header counts; DropBlock and ``stopbackward`` go by it.
+
+    Raises:
+        CfgError: what :func:`models.graph.plan` refuses.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.graph: Graph = plan(config)
+        self.size: Size = (config.net.height, config.net.width)
+        self.seen = 0
+        self.layers = nn.ModuleList()
+        for node in self.graph.nodes:
+            self.layers.append(build_layer(node, self.layers, self.size))
+        self._dead_after = _dead_after(self.graph)
+        self._fixed_size = any(isinstance(node.section, Connected) for node in self.graph.nodes)
+
+    @property
+    def heads(self) -> tuple[DetectionHead, ...]:
+        """The detection heads in cfg order."""
+        return tuple(self.layers[index] for index in self.graph.heads)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.heads[0].num_classes if self.heads else self.graph.nodes[self.graph.output].outputs[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the convolutions compute in, autocast aside."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Run the network; an activation lives only until the last layer that reads it.
+
+        Args:
+            images: float (B, C, H, W) in [0, 1].
+
+        Returns:
+            float32, whatever the precision inside: the raw head maps (B, A*E, GH, GW) in cfg order; for a classifier
+            one tensor, the logits (B, K) that its [softmax] would get.
+        """
+        self._check(images)
+        frozen = self._frozen() if self.training else -1
+        alive: dict[int, Tensor] = {}
+        heads: list[Tensor] = []
+        x = images.to(self.dtype)
+        for index, layer in enumerate(self.layers):
+            node = self.graph.nodes[index]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and index > frozen):
+                x = layer(x, *[alive[source] for source in node.sources])
+            if node.section.onlyforward:
+                x = x.detach()
+            if index in self.graph.heads:
+                heads.append(x)
+            elif index == self.graph.output and not self.graph.heads:
+                return [x.flatten(1).float()]
+            self._keep(index, x, alive)
+        return heads
+
+    def _keep(self, index: int, x: Tensor, alive: dict[int, Tensor]) -> None:
+        """Hold on to a layer's output if a later layer reads it; let go of what this layer read last."""
+        if self.graph.last_use[index] > index:
+            alive[index] = x
+        if index - 1 in alive and getattr(self.layers[index], "overwrites_previous", False):
+            alive[index - 1] = x
+        for dead in self._dead_after[index]:
+            del alive[dead]
+
+    def _check(self, images: Tensor) -> None:
+        channels = self.config.net.channels
+        if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
+            got = f"{images.dtype} {tuple(images.shape)}".removeprefix("torch.")
+            raise ValueError(f"network: got images {got} (wanted float (B, {channels}, H, W) in [0, 1])")
+        height, width = size = tuple(images.shape[2:])
+        if size == self.size:
+            return
+        steps = [max((head.stride[axis] for head in self.heads), default=1) for axis in (0, 1)]
+        if self._fixed_size or height % steps[0] or width % steps[1] or not height or not width:
+            wanted = f"{self.size[0]}x{self.size[1]}"
+            if not self._fixed_size:
+                wanted += f" or multiples of {steps[0]}x{steps[1]}"
+            raise ValueError(f"network: got images of height x width {height}x{width} (wanted {wanted})")
+
+    def _frozen(self) -> int:
+        """The last layer that no gradient reaches: ``stopbackward`` is 1, or the iteration at which it ends."""
+        iteration = self.seen // self.config.net.batch
+        progress = iteration / max(1, self.config.net.max_batches)
+        frozen = -1
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, DropBlockLayer):
+                layer.progress = progress
+            stop = self.config.layers[index].stopbackward
+            if stop == 1 or iteration < stop:
+                frozen = index
+        return frozen
+
+    def train(self, mode: bool = True) -> Darknet:
+        """Training mode, but for layers that ``stopbackward=1`` freezes for good: their batch norm keeps still."""
+        super().train(mode)
+        frozen = max((i for i, section in enumerate(self.config.layers) if section.stopbackward == 1), default=-1)
+        self.layers[: frozen + 1].eval()
+        return self
+
+    def fuse(self) -> Darknet:
+        """Fold every batch norm into its convolution, in place, for inference only; return the network."""
+        self.eval().requires_grad_(False)
+        for layer in self.layers:
+            if isinstance(layer, ConvolutionalLayer):
+                layer.fuse()
+        return self
+
+    def cast(self, dtype: torch.dtype) -> Darknet:
+        """Let convolutions and connected layers compute in ``dtype``, in place; batch norm stays in float32."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
+        return self
+
+    def summary(self) -> str:
+        """The table Darknet prints: every layer with its shapes, parameters and cost."""
+        return summary(self.graph)
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        images: Sequence[np.ndarray | str | Path],
+        score_threshold: float = 0.25,
+        nms_threshold: float = 0.45,
+        letterbox: bool | None = None,
+    ) -> list[Detections]:
+        """Find objects in images of any size.
+
+        Args:
+            images: uint8 (H, W, 3) RGB arrays, or paths.
+            letterbox: keep the aspect ratio; default what the cfg's ``letter_box`` says.
+
+        Returns:
+            For each image its detections in original pixels, on the CPU.
+        """
+        if not self.heads:
+            raise ValueError(
+                f"{self.config.source}: a network without a head finds no objects (wanted a [yolo] section)"
+            )
+        if isinstance(images, str | Path | np.ndarray):
+            raise ValueError("detect: got one image (wanted a list of images); put it into [ ]")
+        letterbox = self.config.net.letter_box if letterbox is None else letterbox
+        device = self.heads[0].anchors.device
+        results: list[Detections] = []
+        for start in range(0, len(images), DETECT_BATCH):
+            arrays = (i if isinstance(i, np.ndarray) else read_image(i) for i in images[start : start + DETECT_BATCH])
+            inputs, boxes = zip(
+                *(network_input(array, self.size, letterbox=letterbox) for array in arrays), strict=True
+            )
+            raws = self(torch.from_numpy(np.stack(inputs)).to(device))
+            thresholds = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
+            results += postprocess(raws, self.heads, boxes, **thresholds)
+        return [Detections(r.boxes.cpu(), r.scores.cpu(), r.labels.cpu()) for r in results]
+
+
+def _dead_after(graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """For each layer, the earlier outputs that nothing reads after it."""
+    dead: list[list[int]] = [[] for _ in graph.nodes]
+    for index, last in enumerate(graph.last_use):
+        if last > index:
+            dead[last].append(index)
+    return tuple(map(tuple, dead))
