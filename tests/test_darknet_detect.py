@@ -1,0 +1,84 @@
+"""From an image file to boxes as Darknet's own program finds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import detect
+
+THRESHOLD = 0.1  # of the golden run
+NETWORK = Path("weights/yolo-fastest-1.1_coco/yolo-fastest-1.1-xl")
+Found = tuple[int, float, np.ndarray]  # class, score, xyxy in pixels
+
+
+@pytest.fixture(scope="module", params=["stretch", "letterbox"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_data: Path, darknet_golden: Path
+) -> tuple[dict[str, list[Found]], dict[str, list[Found]]]:
+    """Objects of every image by Darknet and by detect.py."""
+    report = tmp_path_factory.mktemp("detect") / f"{request.param}.json"
+    network = shared_data / NETWORK
+    flags = ["--cfg", f"{network}.cfg", "--weights", f"{network}.weights", "--source", str(darknet_golden / "detect")]
+    flags += ["--score-threshold", str(THRESHOLD), f"--{request.param}", "--json", str(report)]
+    detect.main([*flags, "--no-save", "--device", "cpu", "--precision", "fp32", "--batch", "4"])
+    frames = json.loads(report.read_text())["frames"]
+    sizes = {Path(frame["source"]).name: (frame["height"], frame["width"]) for frame in frames}
+    ours = {Path(frame["source"]).name: list(read_ours(frame)) for frame in frames}
+    golden = json.loads((darknet_golden / "detect" / f"{NETWORK.name}_{request.param}.json").read_text())
+    theirs = {image["filename"]: list(read_theirs(image, *sizes[image["filename"]])) for image in golden}
+    return theirs, ours
+
+
+def read_ours(frame: dict) -> Iterator[Found]:
+    for found in frame["detections"]:
+        yield found["label"], found["score"], np.array(found["box"])
+
+
+def read_theirs(image: dict, height: int, width: int) -> Iterator[Found]:
+    for found in image["objects"]:
+        place = found["relative_coordinates"]
+        centre = np.array([place["center_x"], place["center_y"]])
+        half = np.array([place["width"], place["height"]]) / 2
+        box = np.concatenate([centre - half, centre + half]) * (width, height, width, height)
+        yield found["class_id"], found["confidence"], box
+
+
+def without_partner(wanted: list[Found], offered: list[Found]) -> list[Found]:
+    """Those of ``wanted`` clearly above the threshold that have no partner in ``offered``; one partner serves once."""
+    left, alone = list(offered), []
+    for label, score, box in wanted:
+        if score <= THRESHOLD + 0.01:
+            continue
+        fits = [
+            index
+            for index, (other, confidence, edges) in enumerate(left)
+            if other == label and abs(confidence - score) <= 0.002 and np.abs(edges - box).max() <= 0.5
+        ]
+        if fits:
+            left.pop(fits[0])
+        else:
+            alone.append((label, score, box))
+    return alone
+
+
+def test_every_object_of_darknet_is_found(pair: tuple[dict[str, list[Found]], dict[str, list[Found]]]) -> None:
+    theirs, ours = pair
+    assert theirs.keys() == ours.keys() and sum(map(len, theirs.values())) > 100
+    assert {name: without_partner(theirs[name], ours[name]) for name in theirs} == {name: [] for name in theirs}
+
+
+def test_nothing_else_is_found(pair: tuple[dict[str, list[Found]], dict[str, list[Found]]]) -> None:
+    theirs, ours = pair
+    assert {name: without_partner(ours[name], theirs[name]) for name in ours} == {name: [] for name in ours}
+
+
+def test_the_comparison_can_fail() -> None:
+    one = [(0, 0.5, np.array([1.0, 2.0, 3.0, 4.0]))]
+    for other in ((1, 0.5, one[0][2]), (0, 0.503, one[0][2]), (0, 0.5, one[0][2] + 0.6)):
+        assert len(without_partner(one, [other])) == 1
+    assert without_partner(one, one) == [] and len(without_partner(one * 2, one)) == 1
