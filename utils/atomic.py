@@ -61,7 +61,9 @@ def _disk_message(path: Path, written: int, fault: OSError) -> str:
     except OSError:
         free = "folder unreadable"
     kept = "the file there before is untouched" if path.exists() else "nothing was written"
-    return f"{path}: cannot write: {fault.strerror} ({written / 1e6:.0f} MB were written, {free}); {kept}; free some space"
+    return (
+        f"{path}: cannot write: {fault.strerror} ({written / 1e6:.0f} MB were written, {free}); {kept}; free some space"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

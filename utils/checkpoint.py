@@ -14,7 +14,16 @@ from utils.errors import WeightsError
 
 SCHEMA = 1
 _REQUIRED = {"schema": int, "model": dict, "cfg": str, "names": list}
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

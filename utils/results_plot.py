@@ -57,7 +57,14 @@ def _metrics(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
     axis.set_title("validation")
     axis.set_ylim(0, 1)
     for name, colour in (("ap50", "#1f77b4"), ("ap", "#ff7f0e"), ("ap75", "#7f7f7f")):
-        axis.plot([r["iteration"] for r in rows], [r[name] for r in rows], "o-", markersize=3, color=colour, label=name.upper())
+        axis.plot(
+            [r["iteration"] for r in rows],
+            [r[name] for r in rows],
+            "o-",
+            markersize=3,
+            color=colour,
+            label=name.upper(),
+        )
     if rows:
         best = max(rows, key=lambda row: row["ap50"])
         axis.set_title(f"validation: best AP50 {best['ap50']:.3f} at {best['iteration']}")

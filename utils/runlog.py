@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ class RunLog:
         self._board = _Board(folder, start)
         self._every = max(1, total // 5000)  # a long run keeps some 5,000 lines
         self._images = images_per_iteration
+        self._began = time.monotonic() - _seconds_before(folder / "metrics.jsonl")
         self._smooth: dict[str, float] = {}
         # positions are images: the rate shown is then images/s, and time left follows from it
         self._bar = tqdm(
@@ -46,11 +48,13 @@ class RunLog:
         if iteration % self._every == 0:
             self._write({"iteration": iteration, **losses, "lr": learning_rate})
         if iteration % _TENSORBOARD_EVERY == 0:
-            self._board.scalars({**{f"loss/{name}": value for name, value in losses.items()}, "lr": learning_rate}, iteration)
+            self._board.scalars(
+                {**{f"loss/{name}": value for name, value in losses.items()}, "lr": learning_rate}, iteration
+            )
 
     def evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Record the COCO metrics after ``iteration`` steps and show the two that matter."""
-        self._write({"iteration": iteration, **metrics})
+        self._write({"iteration": iteration, **metrics, "seconds": time.monotonic() - self._began})
         self._board.scalars({f"coco/{name}": value for name, value in metrics.items()}, iteration)
         self.note(f"iteration {iteration}: AP50 {metrics['ap50']:.3f}  AP {metrics['ap']:.3f}")
 
@@ -58,9 +62,9 @@ class RunLog:
         """Add a uint8 (H, W, 3) RGB picture to TensorBoard."""
         self._board.picture(name, image, iteration)
 
-    def curve(self, name: str, recall: np.ndarray, precision: np.ndarray, iteration: int) -> None:
-        """Add a precision-recall curve to TensorBoard."""
-        self._board.curve(name, recall, precision, iteration)
+    def curve(self, name: str, precision: np.ndarray, iteration: int) -> None:
+        """Add a precision-recall curve to TensorBoard; ``precision`` is at evenly spaced recalls from 0 to 1."""
+        self._board.curve(name, np.linspace(0, 1, len(precision)), precision, iteration)
 
     def note(self, line: str) -> None:
         """Print a line without tearing the bar."""
@@ -91,6 +95,11 @@ def cut_metrics(path: Path, iteration: int) -> None:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """All rows of a metrics.jsonl."""
     return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _seconds_before(path: Path) -> float:
+    """Time a resumed run had taken at its last evaluation."""
+    return max((row.get("seconds", 0.0) for row in read_metrics(path)), default=0.0)
 
 
 def _plain(value: float) -> float:

@@ -1,44 +1,59 @@
 """How long to train, in which steps: the [net] keys a data set of a given size calls for.
 
-Darknet's cfgs carry COCO's schedule: half a million steps of 64 images, the first thousand as warm-up. On two
-hundred images most of that is warm-up or never reached. For small data sets the keys that nobody gave are chosen
-here, and every choice is said aloud.
+Darknet's cfgs carry COCO's schedule: half a million steps of 64 images, the first thousand of them as warm-up. On
+two hundred images the warm-up would never end. For small data sets the keys that nobody gave are chosen here, and
+every choice is said aloud.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SMALL_DATASET = 10_000  # images; below, the schedule of a COCO cfg does not fit
-_SMALL_BATCH = 8
-_SMALL_EPOCHS = 100
-_LEAST_ITERATIONS = 1000
-_WARM_UP = 0.04  # of all iterations
+SMALL_BATCH = 8
+SMALL_EPOCHS = 100
+LEAST_ITERATIONS = 1000
+WARM_UP = 0.04  # of all iterations
+LAST_RATE = 0.01  # of the learning rate, at the end of a cosine
+MEMORY_FOR_ACTIVATIONS = 5e9  # bytes; a mini-batch is kept below
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The [net] keys of a cfg that a plan may change; spelt as in the cfg."""
+    """The [net] keys of a cfg that a plan may change, spelt as in the cfg."""
 
     batch: int
+    subdivisions: int
     max_batches: int
     burn_in: int
+    learning_rate: float
     policy: str
     steps: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """Values for [net] keys, and the lines that say why."""
 
-    keys: dict[str, str]
-    notes: tuple[str, ...]
+    keys: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def set(self, note: str, **keys: object) -> None:
+        """Decide ``keys`` and say so."""
+        self.keys.update({key: str(value) for key, value in keys.items()})
+        self.notes.append(note)
 
 
 def plan_training(
-    cfg: Schedule, images: int, *, given: Collection[str] = (), epochs: int | None = None, iterations: int | None = None
+    cfg: Schedule,
+    images: int,
+    *,
+    given: Collection[str] = (),
+    epochs: int | None = None,
+    iterations: int | None = None,
+    bytes_per_image: float = 0.0,
 ) -> Plan:
     """Choose batch and schedule for ``images`` training images.
 
@@ -47,22 +62,24 @@ def plan_training(
         images: number of training images.
         given: [net] keys the user gave; they are never changed.
         epochs, iterations: the user's length of training, at most one of them.
+        bytes_per_image: memory that training needs for each image of a mini-batch.
     """
+    plan = Plan()
     small = images < SMALL_DATASET
-    keys: dict[str, str] = {}
-    notes: list[str] = []
     batch = cfg.batch
-    if small and "batch" not in given and batch > _SMALL_BATCH:
-        batch = _SMALL_BATCH
-        keys["batch"] = str(batch)
-        notes.append(f"{images:,} training images: batch {batch} (cfg {cfg.batch}), for more updates an epoch")
+    if small and "batch" not in given and batch > SMALL_BATCH:
+        batch = SMALL_BATCH
+        plan.set(f"batch {batch} for more updates an epoch (cfg: {cfg.batch})", batch=batch)
+    _choose_subdivisions(plan, cfg, batch, small, given, bytes_per_image)
     total = _iterations(cfg, images, batch, given, epochs, iterations)
     if total != cfg.max_batches:
-        keys["max_batches"] = str(total)
-        notes.append(f"{total:,} iterations of {batch} images = {total * batch / images:.0f} epochs (cfg {cfg.max_batches:,})")
-    if total < cfg.max_batches or small:
-        _shorten(cfg, total, small, given, keys, notes)
-    return Plan(keys, tuple(notes))
+        rounds = total * batch / images
+        plan.set(
+            f"{total:,} iterations of {batch} images: {rounds:.1f} epochs (cfg: {cfg.max_batches:,})", max_batches=total
+        )
+    _choose_warm_up(plan, cfg, total, given)
+    _choose_policy(plan, cfg, total, small, given)
+    return plan
 
 
 def _iterations(
@@ -74,22 +91,43 @@ def _iterations(
         return max(1, math.ceil(epochs * images / batch))
     if images >= SMALL_DATASET or "max_batches" in given:
         return cfg.max_batches
-    return max(_LEAST_ITERATIONS, math.ceil(_SMALL_EPOCHS * images / batch))
+    return max(LEAST_ITERATIONS, math.ceil(SMALL_EPOCHS * images / batch))
 
 
-def _shorten(
-    cfg: Schedule, total: int, small: bool, given: Collection[str], keys: dict[str, str], notes: list[str]
+def _choose_subdivisions(
+    plan: Plan, cfg: Schedule, batch: int, small: bool, given: Collection[str], bytes_per_image: float
 ) -> None:
-    warm_up = min(cfg.burn_in, max(1, round(_WARM_UP * total)))
+    """As few passes as memory allows: batch statistics are of one mini-batch."""
+    if "subdivisions" in given or not small:
+        return
+    fitting = max(1, int(MEMORY_FOR_ACTIVATIONS // max(bytes_per_image, 1.0)))
+    subdivisions = next(parts for parts in range(1, batch + 1) if batch % parts == 0 and batch // parts <= fitting)
+    if subdivisions != cfg.subdivisions:
+        plan.set(
+            f"subdivisions {subdivisions}: {batch // subdivisions} images at a time (cfg: {cfg.subdivisions})",
+            subdivisions=subdivisions,
+        )
+
+
+def _choose_warm_up(plan: Plan, cfg: Schedule, total: int, given: Collection[str]) -> None:
+    warm_up = min(cfg.burn_in, max(1, round(WARM_UP * total)))
     if "burn_in" not in given and warm_up < cfg.burn_in:
-        keys["burn_in"] = str(warm_up)
-        notes.append(f"warm-up of {warm_up} iterations (cfg {cfg.burn_in:,})")
+        plan.set(f"warm-up of {warm_up} iterations (cfg: {cfg.burn_in:,})", burn_in=warm_up)
+
+
+def _choose_policy(plan: Plan, cfg: Schedule, total: int, small: bool, given: Collection[str]) -> None:
     if {"policy", "steps", "scales"} & set(given):
         return
     if small:
-        keys["policy"] = "sgdr"
-        notes.append(f"learning rate falls as one cosine (cfg policy {cfg.policy})")
+        last = LAST_RATE * cfg.learning_rate
+        plan.set(
+            f"learning rate {cfg.learning_rate:g} falls along a cosine to {last:.2g} (cfg policy: {cfg.policy})",
+            policy="sgdr",
+            sgdr_cycle=total,
+            learning_rate_min=f"{last:.6g}",
+        )
     elif cfg.policy == "steps" and cfg.steps[-1] >= total:
         steps = [round(step * total / cfg.max_batches) for step in cfg.steps]
-        keys["steps"] = ",".join(map(str, steps))
-        notes.append(f"learning rate steps at {steps} (the cfg's, scaled to {total:,} iterations)")
+        plan.set(
+            f"learning rate steps at {steps}, the cfg's scaled to {total:,} iterations", steps=",".join(map(str, steps))
+        )

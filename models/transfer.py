@@ -1,0 +1,66 @@
+"""Start a network from weights that were trained for another job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from models.darknet import Darknet
+from models.weights import backbone_layers, load_darknet_weights
+from utils.cfg import Config
+from utils.checkpoint import load_checkpoint
+from utils.errors import UsageError, WeightsError
+
+
+def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
+    """Copy into ``network`` what fits of a ``.pt``, a ``.weights`` or a backbone file; return a line that says what did.
+
+    Args:
+        network: the network to train, changed in place.
+        path: the weights.
+        original: the cfg before its heads were adapted to the data set: what a whole ``.weights`` file was made for.
+
+    Raises:
+        WeightsError: the file fits neither the network nor the original nor ends at a layer of it.
+    """
+    if path.suffix == ".pt":
+        state = load_checkpoint(path)
+        return _copy_matching(network, state["ema"] or state["model"], path)
+    layers = backbone_layers(network, path)
+    if layers is None:
+        donor = Darknet(original)
+        load_darknet_weights(donor, path)
+        return _copy_matching(network, donor.state_dict(), path)
+    load_darknet_weights(network, path, stop_before=layers)
+    whole = layers == len(network.layers)
+    return f"{path}: loaded " + ("every layer" if whole else f"the first {layers} of {len(network.layers)} layers")
+
+
+def freeze(network: Darknet, layers: int) -> None:
+    """Keep the first ``layers`` layers as they are, in place: no gradient, batch norm in evaluation mode.
+
+    Call it after ``network.train()``, which would wake their batch norms.
+
+    Raises:
+        UsageError: the network has no more layers than that.
+    """
+    if layers >= len(network.layers):
+        raise UsageError(
+            f"--freeze {layers}: {network.config.source} has {len(network.layers)} layers; leave some to train"
+        )
+    network.layers[:layers].eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _copy_matching(network: Darknet, state: dict[str, torch.Tensor], path: Path) -> str:
+    """Copy tensors whose name and shape agree; heads of another class count stay new."""
+    own = network.state_dict()
+    fitting = [name for name, value in own.items() if name in state and state[name].shape == value.shape]
+    if not any(own[name].dim() == 4 for name in fitting):
+        raise WeightsError(f"{path}: no layer of it fits {network.config.source}; is this the right pair?")
+    for name in fitting:
+        own[name].copy_(state[name])
+    fresh = sorted({name.rsplit(".", 2)[0] for name in own if name not in fitting})
+    left = f"; {', '.join(fresh)} start new (another shape)" if fresh else ""
+    return f"{path}: loaded {len(fitting)} of {len(own)} tensors{left}"

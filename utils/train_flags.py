@@ -1,0 +1,148 @@
+"""The flags of train.py, and what ``--resume`` makes of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils import cli
+from utils.errors import InputError, UsageError
+
+# what may differ when a run goes on; everything else decides what it computes
+_FREE_ON_RESUME = {
+    "resume",
+    "workers",
+    "device",
+    "epochs",
+    "iterations",
+    "debug",
+    "eval_interval",
+    "save_interval",
+    "patience",
+}
+
+
+def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags of a new run, or those of the run ``--resume`` names with the few that may change.
+
+    Raises:
+        UsageError: unknown or contradicting flags.
+        InputError: ``--resume`` names no run.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.resume is None:
+        args.set = dict(_assignment(text) for text in args.set)
+        if args.cfg is None:
+            raise UsageError("train.py: --cfg is needed, for example --cfg yolov4-tiny-mish.cfg")
+        return args
+    return _resumed(parser, argv, args.resume)
+
+
+def save_args(args: argparse.Namespace, path: Path) -> None:
+    """Keep the flags of a run, for people and for ``--resume``."""
+    path.write_text(
+        json.dumps({key: _plain(value) for key, value in vars(args).items()}, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path) -> argparse.Namespace:
+    file = folder / "args.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: no run to resume (wanted a folder of train.py with args.json and last.pt)")
+    saved = argparse.Namespace(**json.loads(file.read_text(encoding="utf-8")))
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(parser.parse_args(argv))
+    refused = sorted(set(given) - _FREE_ON_RESUME)
+    if refused:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+        raise UsageError(
+            f"train.py: --resume goes on as the run began; {flags} cannot change (start a new run with --weights)"
+        )
+    if "epochs" in given or "iterations" in given:
+        saved.epochs = saved.iterations = None
+    for key, value in given.items():
+        setattr(saved, key, value)
+    saved.out = str(folder)
+    saved.size = tuple(saved.size) if saved.size else None
+    return saved
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog="train.py", description="Train a Darknet network with PyTorch.")
+    cli.add_network_flags(parser)
+    parser.add_argument(
+        "--activation", help="replace the activation of every batch-normalised convolution: mish, leaky ..."
+    )
+    parser.add_argument(
+        "--data", help="a .data or .yaml file, or a COCO folder (default: a built-in sample, drawn once)"
+    )
+    parser.add_argument("--out", help="run folder (default runs/train/NAME, numbered)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    _add_length_flags(parser)
+    _add_training_flags(parser)
+    _add_data_flags(parser)
+    cli.add_device_flags(parser)
+    return parser
+
+
+def _add_length_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("length")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=cli.positive_int)
+    length.add_argument(
+        "--iterations", type=cli.positive_int, help="optimiser steps (default: the cfg's, less for small data)"
+    )
+    group.add_argument(
+        "--eval-interval", type=cli.whole_number, metavar="N", help="evaluate every N iterations (0: at the end)"
+    )
+    group.add_argument(
+        "--save-interval", type=cli.positive_int, metavar="N", help="save every N iterations (default: 5 minutes)"
+    )
+    group.add_argument(
+        "--patience", type=cli.positive_int, metavar="N", help="stop after N evaluations without a better AP50"
+    )
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--loss", choices=("darknet",), default="darknet")
+    group.add_argument("--batch", type=cli.positive_int, help="images for one optimiser step (default: the cfg's)")
+    group.add_argument("--subdivisions", type=cli.positive_int, help="parts a batch is computed in, to save memory")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any [net] key, e.g. learning_rate=0.001"
+    )
+    group.add_argument(
+        "--freeze", type=cli.whole_number, default=0, metavar="N", help="keep the first N layers as they are"
+    )
+    group.add_argument("--clip-gradient", type=float, metavar="NORM", help="largest gradient norm")
+    group.add_argument("--seed", type=cli.whole_number, default=0)
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images")
+    group.add_argument("--cache", choices=("memory", "disk"), help="keep decoded images")
+    group.add_argument(
+        "--mosaic", type=cli.fraction, help="share of mosaics (default: one half where the cfg says mosaic=1)"
+    )
+    group.add_argument(
+        "--close-mosaic", type=cli.fraction, default=0.1, metavar="SHARE", help="last part without mosaic (default .1)"
+    )
+    group.add_argument(
+        "--photometric", metavar="default|none|FILE", default="none", help="extra colour augmentation: albumentations"
+    )
+    group.add_argument("--no-scan", dest="scan", action="store_false", help="do not check the images before training")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not value.strip():
+        raise UsageError(f"--set {text}: wanted KEY=VALUE, for example --set learning_rate=0.001")
+    return key.strip(), value.strip()
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value

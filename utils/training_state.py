@@ -1,0 +1,77 @@
+"""Everything a training run must remember to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.ema import Ema
+from utils.errors import WeightsError
+
+
+@dataclass
+class Best:
+    """The best evaluation so far, and how many came after it."""
+
+    iteration: int = 0
+    ap50: float = -1.0
+    ap: float = -1.0
+    evaluations_since: int = 0
+
+    def update(self, iteration: int, ap50: float, ap: float) -> bool:
+        """Note an evaluation; True where it is the best, by AP50 and then AP."""
+        if (ap50, ap) <= (self.ap50, self.ap):
+            self.evaluations_since += 1
+            return False
+        self.iteration, self.ap50, self.ap, self.evaluations_since = iteration, ap50, ap, 0
+        return True
+
+
+@dataclass
+class TrainingState:
+    """What changes while a network is trained.
+
+    The order of the images and all augmentation are functions of (seed, iteration), so the position in the data is
+    ``iteration`` and nothing of the loading processes has to be kept.
+    """
+
+    network: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    iteration: int = 0  # optimiser steps done
+    best: Best = field(default_factory=Best)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain tensors, numbers and text."""
+        return {
+            "model": self.network.state_dict(),
+            "ema": self.ema.module_state(),
+            "ema_state": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "iteration": self.iteration,
+            "best": vars(self.best).copy(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, saved: dict[str, Any], source: str) -> None:
+        """Take over what `as_dict` gave, in place.
+
+        Raises:
+            WeightsError: ``saved`` is of another network, or of a run that keeps less.
+        """
+        try:
+            self.network.load_state_dict(saved["model"])
+            self.ema.load_state_dict(saved["ema_state"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            self.iteration = saved["iteration"]
+            self.best = Best(**saved["best"])
+            torch.set_rng_state(saved["rng"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(f"{source}: cannot go on from it ({reason}); start a new run with --weights") from None
