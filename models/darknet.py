@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.batch_norm import CrossMiniBatchNorm2d
 from models.build import build_layer
 from models.graph import Graph, plan
 from models.layers import ConvolutionalLayer
@@ -51,7 +52,12 @@ class Darknet(nn.Module):
         self.layers = nn.ModuleList()
         for node in self.graph.nodes:
             self.layers.append(build_layer(node, self.layers, self.size))
+        for module in self.modules():
+            if isinstance(module, CrossMiniBatchNorm2d):
+                module.subdivisions = config.net.subdivisions
         self._dead_after = _dead_after(self.graph)
+        self._frozen_layers = 0
+        self.freeze(max((i + 1 for i, section in enumerate(config.layers) if section.stopbackward == 1), default=0))
         self._fixed_size = any(isinstance(node.section, Connected) for node in self.graph.nodes)
 
     @property
@@ -80,14 +86,19 @@ class Darknet(nn.Module):
             one tensor, the logits (B, K) that its [softmax] would get.
         """
         self._check(images)
-        frozen = self._frozen() if self.training else -1
+        frozen = self._begin_training_pass() if self.training else 0
         alive: dict[int, Tensor] = {}
         heads: list[Tensor] = []
         x = images.to(self.dtype)
         for index, layer in enumerate(self.layers):
             node = self.graph.nodes[index]
-            with torch.set_grad_enabled(torch.is_grad_enabled() and index > frozen):
-                x = layer(x, *[alive[source] for source in node.sources])
+            sources = [alive[source] for source in node.sources]
+            if index < frozen:
+                with torch.no_grad():
+                    x = layer(x, *sources)
+            else:
+                x = layer(x, *sources)
+            del sources
             if node.section.onlyforward:
                 x = x.detach()
             if index in self.graph.heads:
@@ -121,24 +132,25 @@ class Darknet(nn.Module):
                 wanted += f" or multiples of {steps[0]}x{steps[1]}"
             raise ValueError(f"network: got images of height x width {height}x{width} (wanted {wanted})")
 
-    def _frozen(self) -> int:
-        """The last layer that no gradient reaches: ``stopbackward`` is 1, or the iteration at which it ends."""
+    def _begin_training_pass(self) -> int:
+        """Tell DropBlock how much of the training is over; return how many of the first layers are frozen now."""
         iteration = self.seen // self.config.net.batch
-        progress = iteration / max(1, self.config.net.max_batches)
-        frozen = -1
-        for index, layer in enumerate(self.layers):
+        for layer in self.layers:
             if isinstance(layer, DropBlockLayer):
-                layer.progress = progress
-            stop = self.config.layers[index].stopbackward
-            if stop == 1 or iteration < stop:
-                frozen = index
-        return frozen
+                layer.progress = iteration / max(1, self.config.net.max_batches)
+        until = (i + 1 for i, section in enumerate(self.config.layers) if iteration < section.stopbackward)
+        return max(self._frozen_layers, max(until, default=0))
+
+    def freeze(self, layers: int) -> None:
+        """Keep the first ``layers`` layers as they are, for good: no gradient, batch norm in evaluation mode."""
+        self._frozen_layers = max(layers, self._frozen_layers)
+        self.layers[:layers].requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Darknet:
-        """Training mode, but for layers that ``stopbackward=1`` freezes for good: their batch norm keeps still."""
+        """Training mode, but for frozen layers."""
         super().train(mode)
-        frozen = max((i for i, section in enumerate(self.config.layers) if section.stopbackward == 1), default=-1)
-        self.layers[: frozen + 1].eval()
+        self.layers[: self._frozen_layers].eval()
         return self
 
     def fuse(self) -> Darknet:

@@ -13,23 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from models.activations import activate_
+from models.batch_norm import batch_norm
 from models.layers_pooling import Blur
+from models.ops import batch_norm_act, bias_act, native
 from models.shapes import Node, Shape
 from utils.cfg_layers import Connected, Convolutional, Implicit
-
-BN_EPSILON = 1e-5
-BN_MOMENTUM = 0.01  # Darknet keeps .99 of the old statistics
 
 NamedTensors = Iterator[tuple[str, Tensor]]
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm as cuDNN computes it under Darknet; the rolling variance starts at 1, where Darknet's starts at 0."""
-    return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
-
-
 def normalize_and_activate(x: Tensor, bn: nn.BatchNorm2d | None, activation: str) -> Tensor:
     """The tail of a layer: batch norm, where there is one, and the activation; ``x`` may be overwritten."""
+    if activation in native.ACTIVATIONS:
+        return bias_act(x, None, activation, inplace=True) if bn is None else batch_norm_act(x, bn, activation)
     return activate_(x if bn is None else bn(x), activation)
 
 
@@ -83,8 +79,8 @@ class ConvolutionalLayer(nn.Module):
         section: Convolutional = node.section
         self.activation = section.activation
         self.shared = shared is not None
-        self.dontloadscales = section.dontloadscales
         strides = (section.stride_y, section.stride_x)
+        normalized = section.batch_normalize and shared is None
         self.conv = (BinaryConv2d if section.xnor else DarknetConv2d)(
             node.inputs[0],
             section.filters,
@@ -96,7 +92,7 @@ class ConvolutionalLayer(nn.Module):
             bias=not section.batch_normalize,
             device="meta" if shared else None,
         )
-        self.bn = batch_norm(section.filters) if section.batch_normalize and shared is None else None
+        self.bn = batch_norm(section.filters, cross_mini_batch=section.batch_normalize == 2) if normalized else None
         if shared is not None:
             self.conv.weight, self.conv.bias, self.bn = shared.conv.weight, shared.conv.bias, shared.bn
         self.blur = Blur(section.antialiasing, strides) if section.antialiasing else None
@@ -139,7 +135,6 @@ class ConnectedLayer(nn.Module):
         super().__init__()
         section: Connected = node.section
         self.activation = section.activation
-        self.dontloadscales = section.dontloadscales
         inputs = math.prod(node.inputs)
         self.linear = nn.utils.skip_init(
             nn.Linear, inputs, section.output, bias=not section.batch_normalize, device=torch.get_default_device()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.yolo_head import Candidates, DetectionHead
+from utils.boxes import clip_boxes
 from utils.nms import nms
 from utils.structures import Detections, Letterbox
 
@@ -45,7 +46,7 @@ def postprocess(
         raise ValueError(f"postprocess: raws {shapes} for {len(heads)} heads and {len(letterboxes)} letterboxes")
     found = [head.candidates(raw, score_threshold) for raw, head in zip(raws, heads, strict=True)]
     merged = Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    kind, beta = heads[-1].section.nms_kind, heads[-1].section.beta_nms
+    kind, beta = heads[-1].nms
 
     results = []
     for index, letterbox in enumerate(letterboxes):
@@ -55,7 +56,7 @@ def postprocess(
         relative = detections.boxes / detections.boxes.new_tensor((width, height, width, height))
         keep = nms(relative, detections.scores, detections.labels, nms_threshold, kind=kind, beta=beta)
         keep = keep[:max_detections]
-        boxes = clip_to(detections.boxes[keep], letterbox) if clip else detections.boxes[keep]
+        boxes = clip_boxes(detections.boxes[keep], letterbox.original_size) if clip else detections.boxes[keep]
         results.append(Detections(boxes, detections.scores[keep], detections.labels[keep]))
     return results
 
@@ -68,9 +69,3 @@ def _detections(candidates: Candidates, image: int, letterbox: Letterbox, thresh
     finite = boxes.isfinite().all(-1, keepdim=True)
     row, label = ((scores > threshold) & finite).nonzero(as_tuple=True)
     return Detections(boxes[row], scores[row, label], label)
-
-
-def clip_to(boxes: Tensor, letterbox: Letterbox) -> Tensor:
-    """Cut xyxy boxes in original pixels at the border of the image."""
-    height, width = letterbox.original_size
-    return torch.stack((boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)), -1).flatten(1)

@@ -85,6 +85,11 @@ class DetectionHead(nn.Module):
         return self.anchors.shape[0]
 
     @property
+    def nms(self) -> tuple[str, float]:
+        """The kind of suppression the cfg asks for, and its exponent."""
+        return getattr(self.section, "nms_kind", "default"), getattr(self.section, "beta_nms", 0.6)  # not in [region]
+
+    @property
     def entries(self) -> int:
         """E, the channels of one anchor."""
         return self.box_entries + 1 + self.num_classes
