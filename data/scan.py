@@ -7,32 +7,24 @@ The user's files are never changed.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from data.dataset import Dataset
 from data.reader import check_size
+from data.scan_memory import ScanMemory
 from utils.atomic import atomic_write
-from utils.errors import DatasetError, EnvironmentFault, ImageError
+from utils.errors import DatasetError, ImageError
 from utils.image import printable, read_image
 from utils.structures import ImageRecord, Size
 
-_SCHEMA = 1
-_MEMORY = ".yolov4_scan.json"
 _BAD_SHARE = 0.01  # of the training images
 _NAMED = 5  # so many bad files are named in messages
-
-# Length and modification time of a file, and its (H, W) or why it does not decode.
-_Finding = tuple[int, int, Size | str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,17 @@ class BoxCounts:
     duplicates: int = 0
 
     def __add__(self, other: BoxCounts) -> BoxCounts:
-        return BoxCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return BoxCounts(
+            self.kept + other.kept,
+            self.clipped + other.clipped,
+            self.dropped + other.dropped,
+            self.duplicates + other.duplicates,
+        )
+
+    @property
+    def total(self) -> int:
+        """All boxes there were."""
+        return self.kept + self.clipped + self.dropped + self.duplicates
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,20 @@ class ScanReport:
     def lines(self) -> list[str]:
         """The report for people, one statement a line."""
         dataset, boxes = self.dataset, self.boxes
-        lines = [f"{printable(dataset.source)}: {self.images:,} images, {sum(astuple(boxes)):,} boxes", *dataset.notes]
+        lines = [f"{printable(dataset.source)}: {self.images:,} images, {boxes.total:,} boxes", *dataset.notes]
         if self.bad:
             lines.append(f"{len(self.bad):,} images cannot be used and are left out:")
             lines += [f"  {printable(file.path)}: {file.reason}" for file in self.bad[:_NAMED]]
             lines += [f"  and {len(self.bad) - _NAMED:,} more"] * (len(self.bad) > _NAMED)
-        verb = "are" if dataset.split == "val" else "were cut or dropped as they are"
-        faults = {"reach out of their image": boxes.clipped, "have a side under one pixel": boxes.dropped}
-        faults["come twice"] = boxes.duplicates
-        found = [f"{count:,} {what}" for what, count in faults.items() if count]
+        done = "left as they are" if dataset.split == "val" else "cut or left out"
+        faults = (
+            (boxes.clipped, "reach out of their image"),
+            (boxes.dropped, "have a side under one pixel"),
+            (boxes.duplicates, "come twice"),
+        )
+        found = [f"{count:,} {fault}" for count, fault in faults if count]
         if found:
-            lines.append(f"boxes that {verb} not usable: {', '.join(found)}")
+            lines.append(f"boxes {done}: {', '.join(found)}")
         return lines
 
     def write_bad_files(self, path: Path) -> None:
@@ -117,8 +122,8 @@ def scan(
     Raises:
         DatasetError: more bad images than accepted, or no good one.
     """
-    memory = _Memory(dataset) if remember else None
-    known = memory.known(dataset.records) if memory else {}
+    memory = ScanMemory(Path(dataset.source)) if remember else None
+    known = memory.known(record.path for record in dataset.records) if memory else {}
     fresh = [record.path for record in dataset.records if record.path not in known]
     found = dict(zip(fresh, _decode_all(fresh, workers, progress), strict=True))
     if memory and found:
@@ -146,9 +151,7 @@ def mend_boxes(record: ImageRecord) -> tuple[ImageRecord, BoxCounts]:
     boxes = np.clip(record.boxes, 0, np.float32([width, height, width, height]))
     large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
     changed = (boxes != record.boxes).any(axis=1)
-    rows = np.column_stack([record.labels, record.crowd, boxes])
-    first = np.zeros(len(rows), bool)
-    first[np.unique(rows, axis=0, return_index=True)[1]] = True
+    first = _first_of_equals(record.labels, record.crowd, boxes)
     keep = large & first
     counts = BoxCounts(
         kept=int((keep & ~changed).sum()),
@@ -158,6 +161,15 @@ def mend_boxes(record: ImageRecord) -> tuple[ImageRecord, BoxCounts]:
     )
     areas = None if record.areas is None else record.areas[keep]
     return replace(record, boxes=boxes[keep], labels=record.labels[keep], crowd=record.crowd[keep], areas=areas), counts
+
+
+def _first_of_equals(*columns: np.ndarray) -> np.ndarray:
+    """bool (N,): rows that equal no earlier row. Images have few boxes, where a set beats numpy's sort."""
+    seen: set[tuple] = set()
+    rows = zip(
+        *(column.tolist() if column.ndim == 1 else map(tuple, column.tolist()) for column in columns), strict=True
+    )
+    return np.array([not (row in seen or seen.add(row)) for row in rows], bool)
 
 
 def write_bad_files(path: Path, bad: Sequence[BadFile]) -> None:
@@ -209,75 +221,3 @@ def _check_share(dataset: Dataset, bad: Sequence[BadFile], max_bad: float | None
             f"{printable(dataset.source)}: {len(bad):,} of {count:,} images cannot be used (at most {accepted:.0%}); "
             f"the first: {example}"
         )
-
-
-class _Memory:
-    """What earlier scans found: a json file beside the annotations, or where that is read-only in the user's cache."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        folder = Path(dataset.source).resolve().parent
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolov4"
-        name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-        self._places = (folder / _MEMORY, cache / f"scan-{name}.json")
-        self._findings: dict[str, _Finding] = {}
-        for place in reversed(self._places):  # the one beside the annotations has the last word
-            self._findings |= _read_findings(place)
-
-    def known(self, records: Sequence[ImageRecord]) -> dict[Path, Size | str]:
-        """The outcome for each image that has not changed since."""
-        known = {}
-        for path in {record.path for record in records}:
-            finding = self._findings.get(_key(path))
-            if finding and _stamp(path) == finding[:2]:
-                known[path] = finding[2]
-        return known
-
-    def add(self, outcomes: dict[Path, Size | str]) -> None:
-        """Remember outcomes. Where nothing can be written, the next scan decodes again."""
-        for path, outcome in outcomes.items():
-            stamp = _stamp(path)
-            if stamp:
-                self._findings[_key(path)] = (*stamp, outcome)
-        content = json.dumps({"schema": _SCHEMA, "files": self._findings})
-        for place in self._places:
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_write(place, binary=False) as file:
-                    file.write(content)
-                return
-            except (OSError, EnvironmentFault):
-                continue
-
-
-def _read_findings(place: Path) -> dict[str, _Finding]:
-    """The findings in a file; none if it is missing, damaged or of another version."""
-    try:
-        content = json.loads(place.read_bytes())
-        if content["schema"] != _SCHEMA:
-            return {}
-        return {key: _finding(value) for key, value in content["files"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-
-
-def _finding(value: Any) -> _Finding:
-    length, modified, outcome = value
-    if isinstance(outcome, list):
-        height, width = outcome
-        outcome = (int(height), int(width))
-    elif not isinstance(outcome, str):
-        raise TypeError(f"{outcome!r} is neither a size nor a reason")
-    return int(length), int(modified), outcome
-
-
-def _key(path: Path) -> str:
-    return os.fspath(path.absolute())
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Length and modification time (ns)."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -273,7 +273,7 @@ def _decode_with_pillow(data: bytes, source: str) -> np.ndarray:
     with _pillow(data, source) as image:
         _check_pixels((image.height, image.width), source)
         image.load()
-        return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image), source))
+        return _to_rgb(ImageOps.exif_transpose(image), source)
 
 
 def _to_rgb(image: Image.Image, source: str) -> np.ndarray:
@@ -287,7 +287,7 @@ def _to_rgb(image: Image.Image, source: str) -> np.ndarray:
         raise ImageError(f"{source}: float samples have no known range (wanted 8 or 16 bits); convert the image")
     if image.mode == "P":  # through RGBA, where a palette with transparency keeps its colours
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def _check_pixels(size: Size, source: str) -> None:

@@ -1,0 +1,101 @@
+"""The recipe of a training image."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data.augment import Augmentation, augmented_sample
+from data.photometric import default_photometric
+from tests.contracts import assert_painted, painted_sample
+from utils.keyed_random import keyed_rng
+
+SAMPLES = [painted_sample((40, 50 + 5 * k), np.array([[5, 5, 25, 30], [30, 10, 45, 38]])) for k in range(6)]
+EVERYTHING = Augmentation(
+    0.3, 1.5, True, True, 0.1, 1.5, 1.5, 1, 10, 0.7, 0.5, photometric=default_photometric(strength=10)
+)
+
+
+def net(**keys: object) -> SimpleNamespace:
+    """A [net] section with only the keys that matter here, at Darknet's defaults."""
+    defaults = dict(letter_box=False, flip=True, hue=0.0, saturation=1.0, exposure=1.0, blur=0, gaussian_noise=0)
+    return SimpleNamespace(**(defaults | dict(mosaic=False, mixup=0, mosaic_bound=False) | keys))
+
+
+YOLO = SimpleNamespace(jitter=0.3, resize=1.5, max=90)
+
+
+def test_plain_is_a_stretch() -> None:
+    sample, used = augmented_sample(SAMPLES, 2, Augmentation(), (80, 120), keyed_rng(0))
+    assert used == (2,) and sample.image.shape == (80, 120, 3)
+    assert sample.boxes.tolist() == [[10, 10, 50, 60], [60, 20, 90, 76]]
+
+
+def test_same_key_same_bytes_and_sources_stay_untouched() -> None:
+    before = [sample.image.copy() for sample in SAMPLES]
+    for index in range(12):
+        first, used = augmented_sample(SAMPLES, index % 6, EVERYTHING, (64, 64), keyed_rng(1, index))
+        second, again = augmented_sample(SAMPLES, index % 6, EVERYTHING, (64, 64), keyed_rng(1, index))
+        assert used == again and index % 6 in used
+        np.testing.assert_array_equal(first.image, second.image)
+        np.testing.assert_array_equal(first.boxes, second.boxes)
+        assert len(first.boxes) == len(first.labels) == len(first.crowd)
+    for sample, image in zip(SAMPLES, before, strict=True):
+        np.testing.assert_array_equal(sample.image, image)
+
+
+def test_shares_of_mosaic_and_mixup() -> None:
+    augmentation = Augmentation(mosaic=0.5, mixup=0.25)
+    counts = [len(augmented_sample(SAMPLES, 0, augmentation, (16, 16), keyed_rng(2, k))[1]) for k in range(400)]
+    # one source .75 * .5; four .75 * .5; two pictures of 1 + 1, 1 + 4, 4 + 4 sources
+    assert set(counts) == {1, 2, 4, 5, 8}
+    assert abs(np.mean([count in (1, 4) for count in counts]) - 0.75) < 0.07
+    assert abs(np.mean([count == 1 for count in counts]) - 0.375) < 0.07
+
+
+def test_jittered_images_pass_the_paint_test() -> None:
+    for k in range(40):
+        augmentation = Augmentation(jitter=0.3, resize=1.5, flip=True)
+        assert_painted(augmented_sample(SAMPLES, k % 6, augmentation, (64, 96), keyed_rng(3, k))[0])
+
+
+def test_a_random_choice_of_at_most_max_boxes() -> None:
+    boxes = np.array([[2 * k, 0, 2 * k + 2, 20] for k in range(20)])
+    many = painted_sample((40, 40), boxes[:3])
+    many = type(many)(many.image, boxes.astype(np.float32), np.arange(20), np.arange(20) % 2 == 0)
+    augmentation = Augmentation(max_boxes=5)
+    chosen = [augmented_sample([many], 0, augmentation, (40, 40), keyed_rng(4, k))[0] for k in range(50)]
+    assert all(len(sample.boxes) == 5 for sample in chosen)
+    assert set(np.concatenate([sample.labels for sample in chosen])) == set(range(20))
+    for sample in chosen:
+        np.testing.assert_array_equal(sample.boxes[:, 0] / 2, sample.labels)
+        np.testing.assert_array_equal(sample.crowd, sample.labels % 2 == 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "mosaic", "mixup"),
+    [({}, 0, 0), ({"mosaic": True}, 0.5, 0), ({"mixup": 1}, 0, 0.5), ({"mosaic": True, "mixup": 1}, 0.5, 0)],
+)
+def test_cfg_tosses_a_coin_before_each_mix(keys: dict, mosaic: float, mixup: float) -> None:
+    augmentation = Augmentation.from_config(net(**keys), YOLO)
+    assert (augmentation.mosaic, augmentation.mixup) == (mosaic, mixup)
+    given = Augmentation.from_config(net(**keys), YOLO, mosaic=1.0, mixup=0.25, mosaic_bound=True)
+    assert (given.mosaic, given.mixup, given.mosaic_bound) == (1.0, 0.25, True)
+
+
+def test_every_key_of_a_real_cfg_arrives() -> None:
+    keys = dict(letter_box=True, flip=False, hue=0.1, saturation=1.5, exposure=1.6, blur=1, gaussian_noise=9)
+    augmentation = Augmentation.from_config(net(**keys, mosaic_bound=True), YOLO)
+    assert all(getattr(augmentation, key) == value for key, value in keys.items())
+    assert (augmentation.jitter, augmentation.resize, augmentation.max_boxes) == (0.3, 1.5, 90)
+    assert augmentation.mosaic_bound
+    assert (augmentation.geometry.letter_box, augmentation.colours.exposure) == (True, 1.6)
+
+
+def test_mixing_closes_at_a_mini_batch() -> None:
+    augmentation = Augmentation(mosaic=0.5, mixup=0.5, close_at=10, hue=0.1)
+    assert augmentation.closed(9) is augmentation
+    assert (augmentation.closed(10).mosaic, augmentation.closed(10).mixup, augmentation.closed(10).hue) == (0, 0, 0.1)
+    assert Augmentation(mosaic=0.5).closed(10**9).mosaic == 0.5

@@ -1,0 +1,169 @@
+"""Geometry of training images: hand arithmetic, Darknet's ranges, and the paint test for every operation."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.transforms import Crop, Geometry, Tile, compose, letterboxed, mixup, paint, place_boxes, whole
+from tests.contracts import assert_colours_have_boxes, assert_painted, painted_sample, painted_samples
+from utils.structures import Sample
+
+SIZES = st.tuples(st.integers(24, 120), st.integers(24, 120))
+
+
+def transformed(sample: Sample, crop: Crop, size: tuple[int, int]) -> Sample:
+    return compose([sample], [whole(crop, size)], size)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    sample=painted_samples(),
+    size=SIZES,
+    seed=st.integers(0, 2**32),
+    jitter=st.floats(0, 0.4),
+    resize=st.sampled_from([0.7, 1.0, 1.5]),
+    letter_box=st.booleans(),
+    flip=st.booleans(),
+)
+def test_jitter_resize_letterbox_flip_pass_the_paint_test(sample, size, seed, jitter, resize, letter_box, flip) -> None:
+    geometry = Geometry(jitter, resize, letter_box, flip)
+    crop = geometry.sample(np.random.default_rng(seed), sample.image.shape[:2], size)
+    result = transformed(sample, crop, size)
+    assert result.image.shape == (*size, 3)
+    assert_painted(result)
+    assert_colours_have_boxes(result)
+
+
+def test_stretch_by_hand() -> None:
+    sample = painted_sample((20, 40), np.array([[10, 5, 30, 15]]))
+    result = transformed(sample, Crop((20, 40)), (40, 40))
+    assert result.boxes.tolist() == [[10, 10, 30, 30]]
+    assert result.labels.tolist() == [0] and result.crowd.tolist() == [False]
+
+
+def test_flip_by_hand() -> None:
+    sample = painted_sample((20, 40), np.array([[10, 5, 16, 15]]))
+    result = transformed(sample, Crop((20, 40), flip=True), (20, 40))
+    assert result.boxes.tolist() == [[24, 5, 30, 15]]
+    np.testing.assert_array_equal(result.image, sample.image[:, ::-1])
+
+
+def test_crop_by_hand() -> None:
+    # margins 10 left, 0 top, 10 right, -20 bottom of a 40 wide, 20 high image: 20 wide, 40 high; to twice that
+    sample = painted_sample((20, 40), np.array([[5, 5, 20, 15]]))
+    result = transformed(sample, Crop((20, 40), left=10, right=10, bottom=-20), (80, 40))
+    assert result.boxes.tolist() == [[0, 10, 20, 30]]
+
+
+def test_letterbox_by_hand() -> None:
+    # 640x480 into a square: 80 rows of padding above and below; 480x640: 80 columns
+    assert letterboxed(Crop((480, 640)), (608, 608)) == Crop((480, 640), top=-80, bottom=-80)
+    assert letterboxed(Crop((640, 480)), (608, 608)) == Crop((640, 480), left=-80, right=-80)
+    sample = painted_sample((480, 640), np.array([[0, 0, 640, 100]]))
+    assert transformed(sample, letterboxed(Crop((480, 640)), (608, 608)), (608, 608)).boxes.tolist() == [
+        [0, 76, 608, 171]
+    ]
+
+
+def test_pixels_are_those_of_an_opencv_resize() -> None:
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (97, 131, 3), np.uint8), (9, 9), 0)
+    canvas = np.empty((64, 80, 3), np.uint8)
+    paint(canvas, image, whole(Crop((97, 131)), (64, 80)))
+    difference = cv2.absdiff(canvas, cv2.resize(image, (80, 64), interpolation=cv2.INTER_LINEAR))
+    assert difference.max() <= 2 and difference.mean() < 0.5
+
+
+def test_padding_has_the_mean_colour() -> None:
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[:5] = (200, 100, 50)
+    canvas = np.empty((10, 20, 3), np.uint8)
+    paint(canvas, image, whole(Crop((10, 10), left=-10), (10, 20)))
+    assert (canvas[:, :9] == (100, 50, 25)).all()
+    np.testing.assert_array_equal(canvas[:, 11:], image[:, 1:])
+
+
+def test_a_window_shows_the_same_as_the_whole() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 255, (50, 70, 3), np.uint8)
+    crop = Crop((50, 70), left=-7, top=3, right=9, bottom=-5, flip=True)
+    complete, window = np.empty((40, 60, 3), np.uint8), np.zeros((40, 60, 3), np.uint8)
+    paint(complete, image, whole(crop, (40, 60)))
+    paint(window, image, Tile(crop, (40, 60), (0, 0), (11, 7, 52, 33)))
+    difference = cv2.absdiff(complete[7:33, 11:52], window[7:33, 11:52])
+    assert difference.max() <= 4  # the warp rounds source positions to 1/32 pixel
+    window[7:33, 11:52] = 0
+    assert not window.any()
+
+
+def test_empty_window_paints_nothing() -> None:
+    canvas = np.zeros((8, 8, 3), np.uint8)
+    paint(canvas, np.full((8, 8, 3), 9, np.uint8), Tile(Crop((8, 8)), (8, 8), (0, 0), (4, 0, 4, 8)))
+    assert not canvas.any()
+
+
+def test_boxes_below_one_pixel_outside_or_reversed_are_dropped() -> None:
+    boxes = np.array([[1, 1, 1.9, 9], [1, 1, 2, 9], [-9, 0, 0, 9], [50, 50, 60, 60], [9, 9, 3, 3]], np.float32)
+    sample = Sample(np.zeros((20, 20, 3), np.uint8), boxes, np.arange(5), np.zeros(5, bool))
+    assert transformed(sample, Crop((20, 20)), (20, 20)).labels.tolist() == [1]
+
+
+def test_boxes_are_cut_to_the_source_before_padding_shows() -> None:
+    # the box reaches 10 px beyond the image; the padding there is not part of the object
+    placed = place_boxes(np.float32([[-10, 5, 10, 15]]), whole(Crop((20, 20), left=-20), (20, 40)))
+    assert placed.tolist() == [[20, 5, 30, 15]]
+
+
+@pytest.mark.parametrize(("jitter", "resize", "lowest", "highest"), [(0.3, 1.0, -30, 30), (0.0, 1.5, -25, 16)])
+def test_ranges_are_darknets(jitter: float, resize: float, lowest: int, highest: int) -> None:
+    # jitter .3 of 100: +-30; resize 1.5: int(100 * (1 - 1.5) / 2) = -25 to int(100 * (1 - 1 / 1.5) / 2) = 16
+    rng = np.random.default_rng(0)
+    crops = [Geometry(jitter, resize).sample(rng, (100, 100), (32, 32)) for _ in range(3000)]
+    for side in ("left", "top", "right", "bottom"):
+        values = [getattr(crop, side) for crop in crops]
+        assert min(values) in (lowest, lowest + 1) and max(values) in (highest, highest - 1)
+    if not jitter:
+        assert all(crop.left == crop.top and crop.right == crop.bottom for crop in crops)
+        assert any(crop.left != crop.right for crop in crops)
+
+
+def test_resize_below_one_only_pads() -> None:
+    rng = np.random.default_rng(0)
+    lefts = [Geometry(0, 0.5).sample(rng, (100, 100), (32, 32)).left for _ in range(500)]
+    assert min(lefts) < -45 and max(lefts) <= 0  # int(100 * (1 - 2) / 2) = -50 to 0
+
+
+def test_impossible_crop_becomes_the_whole_image() -> None:
+    rng = np.random.default_rng(0)
+    crops = [Geometry(0.9).sample(rng, (50, 50), (32, 32)) for _ in range(300)]
+    assert all(crop.width > 0 and crop.height > 0 for crop in crops)
+    assert Crop((50, 50)) in crops
+
+
+def test_flip_is_half_of_the_images() -> None:
+    rng = np.random.default_rng(0)
+    flips = [Geometry(flip=True).sample(rng, (50, 50), (32, 32)).flip for _ in range(400)]
+    assert 150 < sum(flips) < 250
+    assert not any(Geometry(flip=False).sample(rng, (50, 50), (32, 32)).flip for _ in range(50))
+
+
+def test_mixup_is_the_mean_with_all_boxes() -> None:
+    first = painted_sample((30, 30), np.array([[0, 0, 10, 10]]))
+    second = painted_sample((30, 30), np.array([[20, 20, 30, 30], [0, 20, 9, 30]]))
+    mixed = mixup(first, second)
+    assert mixed.image[5, 5].tolist() == [128, 0, 0] and mixed.image[25, 25].tolist() == [128, 0, 0]
+    assert mixed.labels.tolist() == [0, 0, 1] and mixed.crowd.tolist() == [False, False, True]
+    np.testing.assert_array_equal(mixed.boxes, np.concatenate([first.boxes, second.boxes]))
+
+
+def test_nothing_is_changed_in_place() -> None:
+    sample = painted_sample((30, 40), np.array([[5, 5, 20, 20]]))
+    image, boxes = sample.image.copy(), sample.boxes.copy()
+    sample.image.flags.writeable = sample.boxes.flags.writeable = False
+    crop = Geometry(0.3, 1.5, True, True).sample(np.random.default_rng(0), (30, 40), (32, 32))
+    transformed(sample, crop, (32, 32))
+    np.testing.assert_array_equal(sample.image, image)
+    np.testing.assert_array_equal(sample.boxes, boxes)
