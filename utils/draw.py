@@ -82,8 +82,8 @@ def line_width(height: int, width: int) -> int:
 
 
 def text_size(height: int, width: int) -> int:
-    """Font size for an image of this size: 13 at 640x480, never below what can be read."""
-    return max(10, round((height + width) / 2 * 0.018 + 3))
+    """Font size for an image of this size: 12 at 640x480, never below what can be read."""
+    return max(10, round((height + width) / 2 * 0.016 + 3))
 
 
 def batch_grid(
@@ -161,12 +161,12 @@ def _blend_label(canvas: np.ndarray, place: Rect, mask: np.ndarray, color: Color
 
 
 def _place(rect: Rect, label: tuple[int, int], image: tuple[int, int], taken: Sequence[Rect]) -> Rect:
-    """Where the label goes: on top of the box, else inside it, else below; the first place that is free."""
+    """Where the label goes: on top of the box, else inside it, below it, or one line off; the first free place."""
     x1, y1, x2, y2 = rect
     height, width = label
     left = min(x1, image[1] - width)
     right = max(0, min(x2, image[1]) - width)
-    tops = (y1 - height, y1, y2, y2 - height)
+    tops = (y1 - height, y1, y2, y2 - height, y1 - 2 * height, y2 + height)
     wanted = [(left, top) for top in tops] + [(right, top) for top in tops]
     places = [(x, y, x + width, y + height) for x, y in wanted if 0 <= y <= image[0] - height]
     free = (place for place in places if not any(_overlap(place, other) for other in taken))
