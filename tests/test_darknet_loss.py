@@ -209,13 +209,13 @@ def test_a_box_centred_on_the_far_edge_learns_in_the_last_cell():
 
 def test_a_raw_map_too_few_is_refused():
     head = head_with()
-    with pytest.raises(ValueError, match="got 1 raw maps .wanted 2, one for each head"):
+    with pytest.raises(ValueError, match=r"got 1 raw maps .wanted 2, one for each head"):
         DarknetLoss([head, head])([random_raw(head, 1, 0)], no_targets())
 
 
 def test_other_heads_are_refused():
     section = Region(classes=3, num=1, anchors=((1.0, 1.0),))
-    with pytest.raises(ValueError, match="got a RegionHead .wanted YoloHead"):
+    with pytest.raises(ValueError, match=r"got a RegionHead .wanted YoloHead"):
         DarknetLoss([RegionHead(section, section.anchors, (0,), stride=(8, 8))])
 
 
