@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -13,6 +14,7 @@ from utils.errors import DatasetError
 from utils.image import printable
 from utils.structures import ImageRecord
 
+_FARTHEST = 1e12  # no coordinate or area of an image is larger
 _NAMED = 5  # so many ids are named in a message
 
 
@@ -73,7 +75,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{where}: cannot be read: {error.strerror}; check the path") from None
     except json.JSONDecodeError as error:
         raise DatasetError(f"{where}:{error.lineno}: not json: {error.msg} (wanted COCO annotations)") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
         raise DatasetError(f"{where}: not json: {type(error).__name__} (wanted COCO annotations)") from None
     if not isinstance(content, dict):
         raise DatasetError(f"{where}: a json {type(content).__name__} (wanted an object with images and annotations)")
@@ -144,7 +146,7 @@ def _boxes_xywh(annotations: list[dict[str, Any]], where: str) -> np.ndarray:
         wrong = shaped.index(False)
         id_ = annotations[wrong]["id"]
         raise DatasetError(f"{where}: annotation {id_}: bbox={str(rows[wrong])[:80]}: must be [x, y, width, height]")
-    boxes = np.array(rows, np.float64).reshape(-1, 4)
+    boxes = np.array([[_bounded(value) for value in row] for row in rows], np.float64).reshape(-1, 4)
     _check_finite(boxes, annotations, "bbox", where)
     return boxes
 
@@ -155,18 +157,23 @@ def _areas(annotations: list[dict[str, Any]], boxes_xywh: np.ndarray, where: str
     for row, annotation in enumerate(annotations):
         area = annotation.get("area")
         if type(area) in (int, float):
-            areas[row] = area
+            areas[row] = _bounded(area)
         elif area is not None:
             raise DatasetError(f"{where}: annotation {annotation['id']}: area={str(area)[:80]!r}: must be a number")
     _check_finite(areas[:, None], annotations, "area", where)
     return areas
 
 
+def _bounded(value: float) -> float:
+    """``value``, or NaN if it is too large for arithmetic in float32, or for a float at all (json has no limit)."""
+    return value if -_FARTHEST < value < _FARTHEST else math.nan
+
+
 def _check_finite(values: np.ndarray, annotations: list[dict[str, Any]], key: str, where: str) -> None:
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
         ids = _listed(annotations[row]["id"] for row in broken)
-        raise DatasetError(f"{where}: annotation {ids}: {key} is NaN or infinite; mend or remove them")
+        raise DatasetError(f"{where}: annotation {ids}: {key} is NaN, infinite or beyond 1e12; mend or remove them")
 
 
 def _image_size(image: dict[str, Any], where: str) -> tuple[int, int]:
