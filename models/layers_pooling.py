@@ -125,16 +125,12 @@ class ReorgLayer(nn.Module):
 
     def __init__(self, section: Reorg) -> None:
         super().__init__()
-        self.stride, self.reverse = section.stride, section.reverse
+        self.stride = section.stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C * stride^2, H / stride, W / stride), or the other way round."""
+        """(B, C, H, W) to (B, C * stride^2, H / stride, W / stride)."""
         stride = self.stride
         batch, channels, height, width = x.shape
-        if self.reverse:
-            shape = (batch, stride, stride, channels // stride**2, height, width)
-            moved = x.reshape(shape).permute(0, 3, 4, 1, 5, 2)
-            return moved.reshape(batch, channels // stride**2, height * stride, width * stride)
         moved = x.reshape(batch, channels // stride**2, height, stride, width, stride).permute(0, 3, 5, 1, 2, 4)
         return moved.reshape(batch, channels * stride**2, height // stride, width // stride)
 

@@ -215,12 +215,16 @@ def _sam(section: Sam, node: Node) -> Measure:
 def _reorg(section: Reorg | Reorg3d, node: Node) -> Measure:
     channels, height, width = node.inputs
     stride = section.stride
-    whole = section.reverse or (height % stride == 0 and width % stride == 0)
-    # Darknet's [reorg] walks the map with the channels of the other side, so it needs them divisible either way.
-    if not whole or ((section.reverse or isinstance(section, Reorg)) and channels % stride**2):
-        raise MisfitError(f"stride={stride} does not divide its input of {_text(node.inputs)}")
+    legacy = isinstance(section, Reorg)
+    if legacy and section.reverse:
+        raise MisfitError("reverse=1 is not supported (no published network uses it)")
     if section.reverse:
+        if channels % stride**2:
+            raise MisfitError(f"stride={stride} wants a multiple of {stride**2} channels, not {channels}")
         return Measure((channels // stride**2, height * stride, width * stride))
+    # The legacy permutation walks a map of channels / stride^2.
+    if height % stride or width % stride or (legacy and channels % stride**2):
+        raise MisfitError(f"stride={stride} does not divide its input of {_text(node.inputs)}")
     return Measure((channels * stride**2, height // stride, width // stride))
 
 
