@@ -25,10 +25,11 @@ from models.darknet import Darknet
 from models.postprocess import postprocess
 from utils import cli
 from utils.atomic import atomic_write
+from utils.cfg import load_cfg, with_size
 from utils.coco_eval import BACKENDS, MAX_DETECTIONS, CocoMetrics, coco_results, evaluate
 from utils.coco_files import evaluate_files
 from utils.confusion import confusion_matrix, match_images
-from utils.device import autocast, resolve_precision, select_device
+from utils.device import autocast, select_device
 from utils.errors import UsageError
 from utils.eval_plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
 from utils.image import read_image
@@ -75,18 +76,19 @@ def main(argv: Sequence[str]) -> None:
             write_json(args.json, metrics.as_dict())
         return
     device = select_device(args.device)
-    network = load_network(args.cfg, args.weights, device=device)
+    config = load_cfg(args.cfg)
+    if args.size is not None:
+        config = with_size(config, args.size)
+    network = load_network(config, args.weights, device, args.precision)
     dataset = load_classes(args, network)
-    net = network.config.net
     evaluation = evaluate_network(
         network,
         dataset,
-        size=args.size or network.size,
+        size=network.size,
         batch=args.batch,
         device=device,
-        precision=resolve_precision(args.precision, device),
         workers=args.workers,
-        letterbox=net.letter_box if args.letterbox is None else args.letterbox,
+        letterbox=config.net.letter_box if args.letterbox is None else args.letterbox,
         score_threshold=args.score_threshold,
         nms_threshold=args.nms_threshold,
         backend=args.backend,
@@ -119,7 +121,7 @@ def evaluate_network(
 
     Args:
         size: input (H, W).
-        precision: dtype of the network's inside; float32 leaves it as it is.
+        precision: what autocast computes in; float32 leaves the network as it is.
         letterbox: keep the aspect ratio and pad; else stretch, Darknet's default.
         progress: show a bar with the time left, where the output is a terminal.
 

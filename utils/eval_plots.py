@@ -21,6 +21,7 @@ from utils.coco_eval import CocoMetrics
 from utils.confusion import ImageMatches
 
 DPI = 110
+LONGER_SIDE = 9.0  # inches of a drawn image
 TRUTH_COLOUR, DETECTION_COLOUR = "#0b8a3a", "#d6246e"
 _CURVE_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 _OUTLINE = [patheffects.Stroke(linewidth=5, foreground="white", alpha=0.75), patheffects.Normal()]
@@ -42,7 +43,7 @@ def plot_precision_recall(metrics: CocoMetrics, path: Path) -> None:
         handles.append((line, f"{_plain(names[label])}  {metrics.per_class[names[label]].ap50:.3f}"))
     if measured:
         (line,) = axes.plot(recall, metrics.precision50[measured].mean(axis=0), color="black", linewidth=3)
-        handles.insert(0, (line, f"all {len(measured)} measured  {metrics.ap50:.3f}"))
+        handles.insert(0, (line, f"mean ({len(measured)} measured)  {metrics.ap50:.3f}"))
         others = len(ranked) - len(_CURVE_COLOURS)
         if others > 0:
             handles.append((Line2D([], [], color="#b8bec6"), f"{others} other classes"))
@@ -124,9 +125,9 @@ def worst_images(matches: Sequence[ImageMatches], count: int) -> list[ImageMatch
 
 
 def _image_page(image: np.ndarray) -> tuple[Figure, Axes]:
-    """A page with the image 9 inches on its longer side, and 0.4 inches above and below for text."""
+    """A page with the image, and 0.4 inches above and below for text."""
     height, width = image.shape[:2]
-    inches = 9.0 / max(height, width)
+    inches = LONGER_SIDE / max(height, width)
     page_width, page_height = max(width * inches, 4.5), height * inches + 0.8
     figure = Figure(figsize=(page_width, page_height))
     axes = figure.add_axes((0, 0.4 / page_height, 1, height * inches / page_height), anchor="W")
@@ -143,17 +144,19 @@ def _rectangle(axes: Axes, box: np.ndarray, colour: str, thick: bool) -> None:
 
 
 def _label(axes: Axes, text: str, box: np.ndarray, colour: str, *, at_top: bool) -> None:
-    """A label inside the box, at its top for truth and at its bottom for detections, so that both can be read."""
+    """A label at the top of truth or the bottom of detections, so that both can be read; outside small boxes."""
     width, height = axes.get_xlim()[1], axes.get_ylim()[0]
-    in_right_part = box[0] > 0.85 * width
+    left, top, right, bottom = (float(value) for value in np.clip(box, 0, (width, height, width, height)))
+    inside = bottom - top > 0.4 * max(width, height) / LONGER_SIDE  # 0.4 inches
+    anchored_right = left > 0.85 * width
     axes.text(
-        float(np.clip(box[2] if in_right_part else box[0], 0, width)),
-        float(np.clip(box[1] if at_top else box[3], 0, height)),
+        right if anchored_right else left,
+        top if at_top else bottom,
         _plain(text),
         fontsize=8,
         color="white",
-        ha="right" if in_right_part else "left",
-        va="top" if at_top else "bottom",
+        ha="right" if anchored_right else "left",
+        va="top" if at_top == inside else "bottom",
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
     )
 

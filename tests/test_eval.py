@@ -1,0 +1,252 @@
+"""eval.py as its users run it, on a data set of four painted images and a network of three layers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import eval as eval_script
+from models.darknet import Darknet
+from models.weights import save_darknet_weights
+from utils import cli
+from utils.cfg import parse_cfg
+from utils.coco_files import evaluate_files
+from utils.errors import InputError, UsageError, UserError
+from utils.structures import Detections, ImageRecord
+
+ROOT = Path(__file__).resolve().parents[1]
+CFG = """
+[net]
+width=64
+height=64
+channels=3
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=32
+pad=1
+activation=mish
+[convolutional]
+filters=14
+size=1
+stride=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=20,20, 40,40
+classes=2
+num=2
+"""
+CATEGORIES = [{"id": 7, "name": "disc"}, {"id": 30, "name": "square"}]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> Path:
+    """A COCO folder with one object in each of four images, a cfg and random weights."""
+    folder = tmp_path_factory.mktemp("eval")
+    (folder / "images").mkdir()
+    images, annotations = [], []
+    rng = np.random.default_rng(0)
+    for image_id in (11, 2, 35, 40):
+        image = rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        (folder / "images" / f"{image_id}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 80, "height": 60})
+        box = {"bbox": [10, 10, 30, 30], "area": 700, "iscrowd": 0}
+        annotations.append({"id": len(images), "image_id": image_id, "category_id": (7, 30)[image_id % 2], **box})
+    coco = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    for split in ("train", "val"):
+        (folder / f"instances_{split}.json").write_text(json.dumps(coco))
+    (folder / "tiny.cfg").write_text(CFG)
+    torch.manual_seed(0)
+    save_darknet_weights(Darknet(parse_cfg(CFG)), folder / "tiny.weights", seen=0)
+    return folder
+
+
+def run_eval(case: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "eval.py"), "--data", str(case), "--device", "cpu", "--workers", "0", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=case)
+
+
+def network_flags(case: Path) -> tuple[str, ...]:
+    return ("--cfg", str(case / "tiny.cfg"), "--weights", str(case / "tiny.weights"))
+
+
+def test_the_script_measures_and_writes_everything(case):
+    out = case / "out"
+    flags = (
+        "--json",
+        "out/a.json",
+        "--save-results",
+        "out/r.json",
+        "--plots",
+        "out/plots",
+        "--score-threshold",
+        "0.01",
+    )
+    done = run_eval(case, *network_flags(case), *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.index("AP50") < done.stdout.index("average recall")
+    assert "images/s" in done.stdout
+
+    numbers = json.loads((out / "a.json").read_text())
+    keys = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
+    keys += ["ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"]
+    extra = ["per_class", "images", "images_per_second", "score_threshold", "nms_threshold"]
+    assert list(numbers) == keys + extra
+    assert numbers["images"] == 4 and numbers["score_threshold"] == 0.01 and numbers["nms_threshold"] == 0.45
+    assert set(numbers["per_class"]) == {"disc", "square"}
+
+    results = json.loads((out / "r.json").read_text())
+    assert {result["image_id"] for result in results} == {2, 11, 35, 40}
+    assert {result["category_id"] for result in results} <= {7, 30}
+    for left, top, width, height in (result["bbox"] for result in results):
+        assert left >= 0 and top >= 0 and left + width <= 80.01 and top + height <= 60.01  # clipped to the image
+
+    again = evaluate_files(case / "instances_val.json", out / "r.json")
+    assert again.ap == pytest.approx(numbers["ap"], abs=1e-4)
+    for name in ("precision_recall.png", "confusion.png", "worst_01.png"):
+        assert (out / "plots" / name).read_bytes()[:4] == b"\x89PNG"
+    assert not list(out.glob("*.tmp"))
+
+
+def test_results_of_another_detector(case):
+    results = [
+        {"image_id": image_id, "category_id": (7, 30)[image_id % 2], "bbox": [10, 10, 30, 30], "score": 0.9}
+        for image_id in (2, 11, 35, 40)
+    ]
+    (case / "others.json").write_text(json.dumps(results))
+    flags = ("--results", str(case / "others.json"), "--json", str(case / "new" / "metrics.json"))
+    eval_script.main(["--data", str(case), *flags])
+    assert json.loads((case / "new" / "metrics.json").read_text())["ap"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ((), 2, "--cfg and --weights missing"),
+        (("--cfg", "tiny.cfg"), 2, "--weights missing"),
+        (("--cfg", "tiny.cfg", "--results", "r.json"), 2, "--cfg with --results"),
+        (("--cfg", "tiny.cfg", "--weights", "tiny.weights", "--batch", "0"), 2, "not a whole number"),
+        (("--cfg", "tiny.cfg", "--weights", "absent.weights"), 3, "absent.weights"),
+        (("--cfg", "tiny.cfg", "--weights", "tiny.weights", "--names", "one.names"), 3, "one.names"),
+        (("--results", "absent.json"), 3, "absent.json"),
+        (("--cfg", "tiny.cfg", "--weights", "tiny.weights", "--precision", "fp16"), 2, "half precision needs a GPU"),
+    ],
+)
+def test_faults_are_the_users(case, monkeypatch, flags, code, message):
+    (case / "one.names").write_text("disc\n")
+    monkeypatch.chdir(case)
+    with pytest.raises((UserError, OSError)) as fault:
+        eval_script.main(["--data", str(case), "--device", "cpu", "--workers", "0", *flags])
+    line, exit_code = cli.describe(fault.value)
+    assert exit_code == code
+    assert message in line
+
+
+def test_a_fault_ends_the_script_with_one_line(case):
+    done = run_eval(case, "--cfg", "tiny.cfg", "--weights", "absent.weights")
+    assert done.returncode == 3
+    assert done.stderr.startswith("yolov4: error: absent.weights") and done.stderr.count("\n") == 1
+
+
+class TruthTeller:
+    """Stands in for a network: postprocess, replaced below, answers with the truth of the images in order."""
+
+    def __init__(self) -> None:
+        self.training, self.heads, self.num_classes = True, (object(),), 2
+        self.modes: list[bool] = []
+
+    def __call__(self, images):
+        assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
+        return [images]
+
+    def train(self, mode=True):
+        self.modes.append(mode)
+        return self
+
+    def eval(self):
+        return self.train(False)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_detections_belong_to_their_images(case, monkeypatch, batch, letterbox):
+    dataset = eval_script.load_dataset(case, "val")
+    answers = iter(dataset.records)
+
+    def truth(raws, heads, letterboxes, **_):
+        found = []
+        for box in letterboxes:
+            record = next(answers)
+            assert box.original_size == record.size and box.size == (64, 96)
+            one = Detections(
+                torch.from_numpy(record.boxes), torch.ones(len(record.labels)), torch.from_numpy(record.labels)
+            )
+            found.append(one)
+        return found
+
+    monkeypatch.setattr(eval_script, "postprocess", truth)
+    network = TruthTeller()
+    evaluation = eval_script.evaluate_network(
+        network, dataset, size=(64, 96), batch=batch, workers=0, letterbox=letterbox, progress=False
+    )
+    assert evaluation.metrics.ap == pytest.approx(1.0)
+    assert list(evaluation.detections) == [11, 2, 35, 40]
+    assert network.modes == [False, True]  # back in training mode
+    assert evaluation.speed.images_per_second > 0
+
+
+def test_a_trained_network_finds_things(shared_data):
+    """Twenty real images: a wrong box convention, channel order or class order would leave AP50 near 0."""
+    weights = sorted((shared_data / "weights").rglob("yolo-fastest-1.1.weights"))[0]
+    network = eval_script.load_network(weights.with_suffix(".cfg"), weights)
+    dataset = eval_script.load_dataset(shared_data / "coco_mini", "val")
+    few = type(dataset)(dataset.records[:20], dataset.names, dataset.category_ids, dataset.source)
+    evaluation = eval_script.evaluate_network(network, few, size=network.size, workers=0, progress=False)
+    assert evaluation.metrics.ap50 > 0.2
+
+
+def test_classes_must_fit(case):
+    args = SimpleNamespace(cfg="c.cfg", data=str(case), split="val", names=None)
+    with pytest.raises(UsageError, match=r"2 classes, c.cfg has 80"):
+        eval_script.load_classes(args, SimpleNamespace(heads=(1,), num_classes=80))
+    with pytest.raises(UsageError, match=r"without .yolo. sections"):
+        eval_script.load_classes(args, SimpleNamespace(heads=(), num_classes=80))
+
+
+def test_results_need_coco_ids(monkeypatch):
+    monkeypatch.setattr(eval_script, "load_dataset", lambda *_: SimpleNamespace(source="list.txt"))
+    with pytest.raises(UsageError, match="--results: needs COCO annotations"):
+        eval_script.truth_file(SimpleNamespace(data="my.data", split="val"))
+
+
+def test_an_empty_data_set(case):
+    dataset = eval_script.load_dataset(case, "val")
+    empty = type(dataset)((), dataset.names, dataset.category_ids, dataset.source)
+    with pytest.raises(InputError, match="no images"):
+        eval_script.evaluate_network(TruthTeller(), empty, size=(64, 64), workers=0, progress=False)
+
+
+def test_dashes_for_what_cannot_be_measured():
+    assert eval_script.shown(-1.0).strip() == "-"
+    assert eval_script.shown(0.29839) == "0.298"
+
+
+def test_records_without_detections_are_counted(capsys):
+    record = ImageRecord(
+        1, Path("1.jpg"), (9, 9), np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+    )
+    eval_script.print_metrics(eval_script.evaluate([record], {}, ["disc", "square"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["disc", "0.000", "0.000"]
+    assert lines[2].split() == ["square", "-", "-"]
+    assert lines[4] == "AP50 0.000"
