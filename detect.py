@@ -153,7 +153,7 @@ class Job:
 
     def _writer(self, source: VideoFile | LiveStream, folder: Path, stems: Stems) -> VideoWriter:
         if isinstance(source, LiveStream):
-            return VideoWriter(folder / f"{stems(source.name)}.mp4", LIVE_RATE, time_base=LIVE_TICK)
+            return VideoWriter(folder / "live.mp4", LIVE_RATE, time_base=LIVE_TICK)
         target = folder / f"{stems(source.path)}.mp4"
         refuse_source(target, source.path)
         info = source.info

@@ -11,8 +11,8 @@ import numpy as np
 
 
 def numbered(index: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Uint8 (H, W, 3) whose grey tells its number, with a white square in the top left corner."""
-    image = np.full((height, width, 3), 40 + 2 * index, np.uint8)
+    """Uint8 (H, W, 3) whose grey tells its number (up to 99), with a white square in the top left corner."""
+    image = np.full((height, width, 3), 40 + 2 * (index % 100), np.uint8)
     image[:16, :16] = 250
     return image
 
