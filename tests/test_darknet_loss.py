@@ -102,6 +102,40 @@ def test_gradient_is_minus_the_delta_of_the_slow_loop(variant, seed):
     assert losses.mean_iou.item() == pytest.approx(np.mean(ious), rel=1e-5)
 
 
+def darknet_cost(section: Yolo, layers: list[YoloLayer]) -> float:
+    """What the layer prints for the mini-batch."""
+    delta = np.stack([layer.delta for layer in layers])
+    if section.iou_loss == "mse" or not section.show_details:
+        return np.square(delta).sum()
+    agreement = [one for layer in layers for one in (layer.gious if section.iou_loss == "giou" else layer.ious)]
+    return section.iou_normalizer * (1 - np.mean(agreement)) + section.obj_normalizer * np.square(delta[:, :, 4:]).sum()
+
+
+@pytest.mark.parametrize("variant", ["mse", "giou", "ciou", "smooth", "without details"])
+def test_total_is_the_cost_darknet_prints(variant):
+    keys = VARIANTS[variant] if variant in VARIANTS else V4 | {"show_details": False}
+    head = head_with(**keys)
+    raw, targets = random_raw(head, 3, 0), crowded_targets(3, 0)
+    expected = darknet_cost(head.section, slow_layers(head, raw, targets))
+    assert DarknetLoss([head])([raw], targets).total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("probability", "excused"), [(0.24, False), (0.26, True)])
+def test_only_a_prediction_with_some_class_is_excused_for_lying_on_a_box(probability, excused):
+    head = head_with(**V4, ignore_thresh=0.55)
+    raw = torch.zeros(1, head.num_anchors * head.entries, *GRID)
+    grid = head.grid(raw)
+    grid[:, :, 5:] = -9
+    grid[0, 1, 7, 5, 6] = torch.tensor(probability).logit()
+    raw.requires_grad_()
+    # this anchor predicts 20 x 14 round (52, 44), in column 6; the box, 5 pixels further, is learnt in column 7 and
+    # has with it an IoU of 15 / 25 = .6
+    box = torch.tensor([[57.0 - 10, 44 - 7, 57 + 10, 44 + 7]])
+    targets = Targets(torch.tensor([0]), torch.tensor([0]), box, torch.tensor([False]))
+    DarknetLoss([head])([raw], targets).total.backward()
+    assert (head.grid(raw.grad)[0, 1, 4, 5, 6] == 0) == excused
+
+
 def test_saturated_objectness_is_written_despite_smoothing():
     head = head_with(**(V4 | SMOOTH | COUNTS | {"ignore_thresh": 0.9}))
     raw, targets = random_raw(head, 1, 0), crowded_targets(1, 0)
@@ -111,6 +145,16 @@ def test_saturated_objectness_is_written_despite_smoothing():
     expected = torch.from_numpy(slow_layers(head, raw, targets)[0].delta[None]).float()
     torch.testing.assert_close(-head.grid(raw.grad), expected, rtol=2e-5, atol=2e-6)
     assert (expected[:, :, 4] >= head.section.obj_normalizer).any()
+
+
+def test_box_deltas_of_several_classes_stay_whole_where_the_objectness_is_content():
+    head = head_with(**V4)
+    raw, targets = random_raw(head, 1, 0), crowded_targets(1, 0)
+    with torch.no_grad():
+        head.grid(raw)[:, :, 4] = 1000  # probability 1: nothing to learn where a box is
+    DarknetLoss([head])([raw], targets).total.backward()
+    expected = torch.from_numpy(slow_layers(head, raw, targets)[0].delta[None]).float()
+    torch.testing.assert_close(-head.grid(raw.grad), expected, rtol=2e-5, atol=2e-6)
 
 
 def test_two_heads_add_their_gradients_and_average_their_costs():

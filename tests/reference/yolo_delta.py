@@ -38,6 +38,7 @@ class YoloLayer:
         self.section, self.output, self.truths, self.size = section, output.astype(np.float64), truths, size
         self.delta = np.zeros_like(self.output)
         self.ious: list[float] = []
+        self.gious: list[float] = []
         counts = [max(count, 1) for count in section.counters_per_class or ()]
         self.multipliers = [min(max(counts) / count, section.max_delta) for count in counts] or [1.0] * section.classes
 
@@ -104,6 +105,7 @@ class YoloLayer:
     def _learn(self, a: int, j: int, i: int, truth: Box, label: int) -> None:
         section, cell, delta = self.section, self.output[a, :, j, i], self.delta[a, :, j, i]
         self.ious.append(overlap("iou", self.predicted(a, j, i), truth))
+        self.gious.append(overlap("giou", self.predicted(a, j, i), truth))
         self._box(a, j, i, truth, label)
         if not section.objectness_smooth or delta[4] == 0:
             delta[4] = self.multipliers[label] * section.obj_normalizer * (1 - cell[4])
