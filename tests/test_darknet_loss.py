@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.reference.yolo_delta import YoloLayer
 from utils.boxes import cxcywh_to_xyxy
 from utils.cfg import load_cfg
 from utils.cfg_heads import Region, Yolo
+from utils.errors import UsageError
 from utils.structures import Targets
 
 GRID = (8, 12)
@@ -50,6 +52,14 @@ VARIANTS = {
 def head_with(**keys) -> YoloHead:
     section = Yolo(classes=3, num=6, mask=(1, 3, 5), anchors=ANCHORS, **keys)
     return YoloHead(section, section.anchors, section.mask, stride=(8, 8))
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Operators without a deterministic form raise."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def no_targets() -> Targets:
@@ -120,9 +130,10 @@ def test_total_is_the_cost_darknet_prints(variant):
     assert DarknetLoss([head])([raw], targets).total.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("truth_thresh", [0.9, 1.0])
 @pytest.mark.parametrize(("probability", "excused"), [(0.24, False), (0.26, True)])
-def test_only_a_prediction_with_some_class_is_excused_for_lying_on_a_box(probability, excused):
-    head = head_with(**V4, ignore_thresh=0.55)
+def test_only_a_prediction_with_some_class_is_excused_for_lying_on_a_box(probability, excused, truth_thresh):
+    head = head_with(**V4, ignore_thresh=0.55, truth_thresh=truth_thresh)
     raw = torch.zeros(1, head.num_anchors * head.entries, *GRID)
     grid = head.grid(raw)
     grid[:, :, 5:] = -9
@@ -189,7 +200,7 @@ def test_upstream_gradient_scales_the_delta():
     torch.testing.assert_close(raws[1].grad, raws[0].grad / 8)
 
 
-def test_the_same_gradient_every_time():
+def test_the_same_gradient_every_time(deterministic):
     head = head_with(**V4)
     targets = crowded_targets(3, 0)
     gradients = []
@@ -257,9 +268,14 @@ def test_a_raw_map_too_few_is_refused():
         DarknetLoss([head, head])([random_raw(head, 1, 0)], no_targets())
 
 
+def test_a_network_without_heads_is_refused():
+    with pytest.raises(UsageError, match=r"the cfg has no head .wanted \[yolo\] heads only"):
+        DarknetLoss([])
+
+
 def test_other_heads_are_refused():
     section = Region(classes=3, num=1, anchors=((1.0, 1.0),))
-    with pytest.raises(ValueError, match=r"got a RegionHead .wanted YoloHead"):
+    with pytest.raises(UsageError, match=r"the cfg has \[region\] .wanted \[yolo\] heads only"):
         DarknetLoss([RegionHead(section, section.anchors, (0,), stride=(8, 8))])
 
 

@@ -18,6 +18,7 @@ from models.losses.head_pass import Deltas, HeadPass
 from models.targets import Truth, learnable_truth
 from models.yolo_head import YoloHead
 from utils.cfg_heads import Yolo
+from utils.errors import UsageError
 from utils.structures import Size, Targets
 
 
@@ -49,9 +50,12 @@ class DarknetLoss:
     """
 
     def __init__(self, heads: Sequence[YoloHead]) -> None:
-        for head in heads:
-            if not isinstance(head, YoloHead):
-                raise ValueError(f"DarknetLoss: got a {type(head).__name__} (wanted YoloHead, the head of [yolo])")
+        strangers = [head for head in heads if not isinstance(head, YoloHead)]
+        if strangers or not heads:
+            got = f"[{strangers[0].section.kind}]" if strangers else "no head"
+            raise UsageError(
+                f"training: the cfg has {got} (wanted [yolo] heads only); such a network can be run, not trained"
+            )
         self.heads = tuple(heads)
 
     def __call__(self, raws: Sequence[Tensor], targets: Targets) -> Losses:
@@ -59,8 +63,7 @@ class DarknetLoss:
 
         Args:
             raws: float32 (B, A*(5+K), GH, GW) for each head.
-            targets: the truth in pixels of the network input; on a GPU it may stay in the CPU's memory, which saves
-                waiting for the network.
+            targets: the truth in pixels of the network input, on any device.
         """
         if len(raws) != len(self.heads):
             raise ValueError(f"DarknetLoss: got {len(raws)} raw maps (wanted {len(self.heads)}, one for each head)")
