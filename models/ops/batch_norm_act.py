@@ -28,7 +28,7 @@ def batch_norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: str) -> Tensor:
     """
     _check(activation)
     if not _fusible(x, norm):
-        return _activate(norm(x), activation)
+        return _activate(norm(x), activation, inplace=True)
     batch_statistics = norm.training or norm.running_mean is None
     if batch_statistics:
         tracked = norm.training and norm.track_running_stats
@@ -45,7 +45,7 @@ def bias_act(x: Tensor, bias: Tensor | None, activation: str, *, inplace: bool =
 
     Args:
         x: (N, C, ...) float. bias: (C,) or None.
-        inplace: x may be overwritten; ignored where a gradient is wanted.
+        inplace: x may be overwritten where the gradient allows it.
     """
     _check(activation)
     wants_grad = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
@@ -53,8 +53,8 @@ def bias_act(x: Tensor, bias: Tensor | None, activation: str, *, inplace: bool =
         ops.bias_act_(x, bias, ACTIVATIONS[activation])
         return x
     if bias is not None:
-        x = x + native.across_channels(bias, x).to(x.dtype)
-    return _activate(x, activation)
+        x, inplace = x + native.across_channels(bias, x).to(x.dtype), True
+    return _activate(x, activation, inplace=inplace)
 
 
 def _check(activation: str) -> None:
@@ -62,8 +62,14 @@ def _check(activation: str) -> None:
         raise ValueError(f"activation {activation!r} (wanted one of {', '.join(ACTIVATIONS)})")
 
 
-def _activate(x: Tensor, activation: str) -> Tensor:
-    return mish(x) if activation == "mish" else native.activate(x, activation)
+def _activate(x: Tensor, activation: str, *, inplace: bool) -> Tensor:
+    """Apply ``activation``; with ``inplace`` x may be overwritten, which happens where the gradient allows it."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        # x is the output of an operation that keeps its input, so only what needs its own output may overwrite it.
+        inplace = inplace and activation in ("leaky", "relu") and not x.is_leaf
+    if activation == "mish" and not inplace:
+        return mish(x)
+    return native.activate(x, activation, inplace=inplace)
 
 
 def _fusible(x: Tensor, norm: nn.BatchNorm2d) -> bool:

@@ -149,7 +149,7 @@ def _plan(side: str) -> tuple[list[list[str]], list[str]]:
     if side == "cuda":
         flags = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *_architectures()]
         return [[*flags, *include, "-c", str(SOURCES / "cuda_ops.cu")]], [*libraries, "-ltorch_cuda"]
-    flags = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden"]
+    flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden"]
     x86 = platform.machine() in ("x86_64", "AMD64")
     objects = [[*flags, *include, "-c", str(SOURCES / "cpu_ops.cpp")]]
     for name, (width, machine) in _INSTRUCTION_SETS.items():

@@ -29,7 +29,8 @@ def mish(x: Tensor) -> Tensor:
 
 
 def activate(x: Tensor, activation: str, *, inplace: bool = False) -> Tensor:
-    """Apply a Darknet activation by name; with ``inplace`` x may be overwritten."""
+    """Apply a Darknet activation by name; with ``inplace`` x may be overwritten (a compiler decides for itself)."""
+    inplace = inplace and not torch.compiler.is_compiling()
     if activation == "mish":
         return F.mish(x, inplace=True) if inplace else mish(x)
     if activation == "leaky":

@@ -1,7 +1,7 @@
 // The activations and their derivatives, written once for the CPU's vectors and the GPU's scalars.
 //
 // V is what one lane group holds: a GCC vector of floats or doubles on the CPU, a plain float or double on the
-// GPU. Including files must first give `exp_bounded(V)` (any argument up to 20; 0 far below) and
+// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below) and
 // `reciprocal(V)`, and name their own namespace OPS_ISA: the same templates are compiled for several
 // instruction sets, and the linker must never hand an AVX-512 copy to the plain path.
 #pragma once
@@ -36,9 +36,11 @@ OPS_FN V splat(double value) {
 
 // exp(lowest) is 0: below it the derivative is 0, and -1e38 must not overflow into inf * 0.
 template <class S>
-constexpr double lowest() {
-  return sizeof(S) == 4 ? -104.0 : -746.0;
-}
+constexpr double lowest = sizeof(S) == 4 ? -104.0 : -746.0;
+
+// From here on f(x) is x and f'(x) is 1, to the last bit; exp(2 * highest) is far from overflowing.
+template <class S>
+constexpr double highest = sizeof(S) == 4 ? 20.0 : 23.0;
 
 // tanh(softplus(x)) = n / (n + 2) with n = e (e + 2), e = exp(x): one exponential, one division.
 template <class V>
@@ -49,7 +51,7 @@ struct Tanhsp {
   V t;  // tanh(softplus(x))
 };
 
-// `c` must be at most 20. 1 - 2r is exactly 1 for large x, n r does not cancel for negative x.
+// `c` is cut at `highest`. 1 - 2r is exactly 1 for large x, n r does not cancel for negative x.
 template <class V>
 OPS_FN Tanhsp<V> tanh_softplus(V c) {
   const V e = exp_bounded(c);
@@ -62,12 +64,13 @@ OPS_FN Tanhsp<V> tanh_softplus(V c) {
 // A comparison keeps NaN where min() would lose it.
 template <class V>
 OPS_FN V cut_above(V x) {
-  return x >= splat<V>(20) ? splat<V>(20) : x;
+  const V high = splat<V>(highest<scalar_t<V>>);
+  return x >= high ? high : x;
 }
 
 template <class V>
 OPS_FN V cut_both(V x) {
-  const V low = splat<V>(lowest<scalar_t<V>>());
+  const V low = splat<V>(lowest<scalar_t<V>>);
   const V c = cut_above(x);
   return c <= low ? low : c;
 }
@@ -127,7 +130,7 @@ struct Swish {
   }
   template <class V>
   OPS_FN V slope(V x) {
-    const V low = splat<V>(lowest<scalar_t<V>>());
+    const V low = splat<V>(lowest<scalar_t<V>>);
     const V s = sigmoid(x);
     return s + (x < low ? low : x > -low ? -low : x) * s * (splat<V>(1) - s);
   }

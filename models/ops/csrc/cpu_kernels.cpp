@@ -11,34 +11,35 @@ namespace {
 
 constexpr int64_t piece = 4096;  // elements summed in float before the sum moves to a double
 
-template <class T>
-using per_channel_t = const acc_t<T>*;
-
 // --- pointwise ---------------------------------------------------------------------------------------------
+
+// Calls step(element, count) down `count` elements, a register at a time.
+template <class T, class Step>
+OPS_INLINE void each_register(int64_t count, Step step) {
+  int64_t i = 0;
+  for (; i + lanes<T> <= count; i += lanes<T>) step(i, lanes<T>);
+  if (i < count) step(i, count - i);
+}
 
 template <class T>
 void mish(const T* x, T* y, int64_t count) {
-  int64_t i = 0;
-  for (; i + lanes<T> <= count; i += lanes<T>) store(y + i, Mish::value(load(x + i)));
-  if (i < count) store_part(y + i, Mish::value(load_part(x + i, count - i)), count - i);
+  each_register<T>(count, [=](int64_t i, int64_t n) { store_up_to(y + i, Mish::value(load_up_to(x + i, n)), n); });
 }
 
 template <class T>
 void mish_backward(const T* grad, const T* x, T* grad_x, int64_t count) {
-  int64_t i = 0;
-  for (; i + lanes<T> <= count; i += lanes<T>) store(grad_x + i, load(grad + i) * Mish::slope(load(x + i)));
-  const int64_t rest = count - i;
-  if (rest) store_part(grad_x + i, load_part(grad + i, rest) * Mish::slope(load_part(x + i, rest)), rest);
+  each_register<T>(count, [=](int64_t i, int64_t n) {
+    store_up_to(grad_x + i, load_up_to(grad + i, n) * Mish::slope(load_up_to(x + i, n)), n);
+  });
 }
 
 template <class T>
 void mish_double_backward(const T* v, const T* grad, const T* x, T* grad_grad, T* grad_x, int64_t count) {
-  for (int64_t i = 0; i < count; i += lanes<T>) {
-    const int64_t n = count - i < lanes<T> ? count - i : lanes<T>;
-    const auto vv = load_part(v + i, n), gg = load_part(grad + i, n), xx = load_part(x + i, n);
-    store_part(grad_grad + i, vv * Mish::slope(xx), n);
-    store_part(grad_x + i, vv * gg * Mish::curvature(xx), n);
-  }
+  each_register<T>(count, [=](int64_t i, int64_t n) {
+    const auto vv = load_up_to(v + i, n), gg = load_up_to(grad + i, n), xx = load_up_to(x + i, n);
+    store_up_to(grad_grad + i, vv * Mish::slope(xx), n);
+    store_up_to(grad_x + i, vv * gg * Mish::curvature(xx), n);
+  });
 }
 
 // --- sums over a channel -----------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ struct Pair {
 };
 
 template <class V>
-double across(V v) {
+OPS_INLINE double across(V v) {
   double total = 0;
   for (uint64_t i = 0; i < sizeof(V) / sizeof(v[0]); ++i) total += v[i];
   return total;
@@ -66,6 +67,7 @@ Pair<double> sum_plane(int64_t count, Terms terms) {
     V first[chains] = {}, second[chains] = {};
     int64_t i = begin;
     for (; i + chains * lanes<T> <= end; i += chains * lanes<T>)
+#pragma GCC unroll 4
       for (int k = 0; k < chains; ++k) {
         const Pair<V> term = terms(i + k * lanes<T>, lanes<T>);
         first[k] += term.first;
@@ -91,6 +93,7 @@ void sum_columns(int64_t channel, int64_t count, int64_t begin, int64_t end, Sum
     const int64_t to = from + 64 < end ? from + 64 : end;
     V first[width] = {}, second[width] = {};
     for (int64_t row = from; row < to; ++row)
+#pragma GCC unroll 4
       for (int k = 0; k < width; ++k) {
         const Pair<V> term = terms(row, k);
         first[k] += term.first;
@@ -106,11 +109,6 @@ void sum_columns(int64_t channel, int64_t count, int64_t begin, int64_t end, Sum
     out.first[channel + j] = total1[j];
     out.second[channel + j] = total2[j];
   }
-}
-
-template <class T>
-vector_t<T> load_up_to(const T* p, int64_t count) {
-  return count >= lanes<T> ? load(p) : load_part(p, count);
 }
 
 // --- statistics --------------------------------------------------------------------------------------------
@@ -202,16 +200,20 @@ struct Channel {
   V z(V centred) const { return centred * scale + bias; }
 };
 
-template <class T>
-Channel<vector_t<T>> one_channel(Affine affine, int64_t c) {
-  const auto at = [c](const void* p) { return vector_t<T>{} + static_cast<per_channel_t<T>>(p)[c]; };
-  return {at(affine.mean), at(affine.scale), at(affine.bias)};
+// A plane's channel in every lane, or `count` channels from `c` on in a lane each.
+template <class T, bool planes>
+OPS_INLINE vector_t<T> channel_values(const void* values, int64_t c, int64_t count) {
+  const auto from = static_cast<const acc_t<T>*>(values) + c;
+  if constexpr (planes)
+    return vector_t<T>{} + *from;
+  else
+    return load_up_to(from, count);
 }
 
-template <class T>
-Channel<vector_t<T>> channels_from(Affine affine, int64_t c, int64_t count) {
-  const auto at = [=](const void* p) { return load_up_to(static_cast<per_channel_t<T>>(p) + c, count); };
-  return {at(affine.mean), at(affine.scale), at(affine.bias)};
+template <class T, bool planes>
+OPS_INLINE Channel<vector_t<T>> channel_group(Affine affine, int64_t c, int64_t count) {
+  return {channel_values<T, planes>(affine.mean, c, count), channel_values<T, planes>(affine.scale, c, count),
+          channel_values<T, planes>(affine.bias, c, count)};
 }
 
 template <class F, class V>
@@ -224,7 +226,7 @@ Pair<V> reduction_terms(V grad, V x, const Channel<V>& channel) {
 template <class T, class F>
 void reduce_planes(const T* grad, const T* x, Affine affine, Extent extent, int64_t begin, int64_t end, Sums out) {
   for (int64_t c = begin; c < end; ++c) {
-    const auto channel = one_channel<T>(affine, c);
+    const auto channel = channel_group<T, true>(affine, c, 1);
     double first = 0, second = 0;
     for (int64_t n = 0; n < extent.outer; ++n) {
       const int64_t at = (n * extent.channels + c) * extent.inner;
@@ -243,7 +245,7 @@ template <class T, class F, int width>
 void reduce_columns(const T* grad, const T* x, Affine affine, int64_t channels, int64_t c, int64_t count,
                     int64_t begin, int64_t end, Sums out) {
   Channel<vector_t<T>> channel[width];
-  for (int k = 0; k < width; ++k) channel[k] = channels_from<T>(affine, c + k * lanes<T>, count - k * lanes<T>);
+  for (int k = 0; k < width; ++k) channel[k] = channel_group<T, false>(affine, c + k * lanes<T>, count - k * lanes<T>);
   sum_columns<T, width>(c, count, begin, end, out, [&](int64_t row, int k) {
     const int64_t j = k * lanes<T>, at = row * channels + c + j;
     return reduction_terms<F>(load_up_to(grad + at, count - j), load_up_to(x + at, count - j), channel[k]);
@@ -261,58 +263,49 @@ void reduce_rows(const T* grad, const T* x, Affine affine, Extent extent, int64_
   }
 }
 
-// Calls row(offset, length, channel) for each row; a row of channels passes channel -1.
-template <class Row>
-void each_row(Extent extent, int64_t begin, int64_t end, Row row) {
-  const bool planes = extent.inner > 1;
+// Calls step(element, count, channel group) down the rows [begin, end), a register at a time.
+template <class T, bool planes, class Group, class Step>
+void each_group(Extent extent, int64_t begin, int64_t end, Group group, Step step) {
   const int64_t length = planes ? extent.inner : extent.channels;
-  for (int64_t r = begin; r < end; ++r) row(r * length, length, planes ? r % extent.channels : -1);
-}
-
-template <class T, class F>
-void apply(const T* x, Affine affine, Extent extent, T* y, int64_t begin, int64_t end) {
-  each_row(extent, begin, end, [&](int64_t at, int64_t length, int64_t c) {
-    const auto value = [](vector_t<T> v, const Channel<vector_t<T>>& channel) {
-      return F::value(channel.z(v - channel.mean));
-    };
-    auto channel = c < 0 ? Channel<vector_t<T>>{} : one_channel<T>(affine, c);
+  for (int64_t row = begin; row < end; ++row) {
+    auto channels = group(planes ? row % extent.channels : 0, lanes<T>);
     int64_t i = 0;
     for (; i + lanes<T> <= length; i += lanes<T>) {
-      if (c < 0) channel = channels_from<T>(affine, i, lanes<T>);
-      store(y + at + i, value(load(x + at + i), channel));
+      if constexpr (!planes) channels = group(i, lanes<T>);
+      step(row * length + i, lanes<T>, channels);
     }
-    if (const int64_t rest = length - i; rest) {
-      if (c < 0) channel = channels_from<T>(affine, i, rest);
-      store_part(y + at + i, value(load_part(x + at + i, rest), channel), rest);
-    }
+    if (i == length) continue;
+    if constexpr (!planes) channels = group(i, length - i);
+    step(row * length + i, length - i, channels);
+  }
+}
+
+template <class T, class F, bool planes>
+void apply(const T* x, Affine affine, Extent extent, T* y, int64_t begin, int64_t end) {
+  const auto group = [&](int64_t c, int64_t count) { return channel_group<T, planes>(affine, c, count); };
+  each_group<T, planes>(extent, begin, end, group, [&](int64_t i, int64_t count, const auto& channel) {
+    const auto centred = load_up_to(x + i, count) - channel.mean;
+    store_up_to(y + i, F::value(channel.z(centred)), count);
   });
 }
 
-template <class T, class F>
+template <class T>
+struct BackwardGroup {
+  Channel<vector_t<T>> affine;
+  vector_t<T> shift, tilt;
+};
+
+template <class T, class F, bool planes>
 void apply_backward(const T* grad, const T* x, Affine affine, const void* shift, const void* tilt, Extent extent,
                     T* grad_x, int64_t begin, int64_t end) {
-  using V = vector_t<T>;
-  const auto shifts = static_cast<per_channel_t<T>>(shift), tilts = static_cast<per_channel_t<T>>(tilt);
-  each_row(extent, begin, end, [&](int64_t at, int64_t length, int64_t c) {
-    const auto value = [](V g, V v, const Channel<V>& channel, V down, V slant) {
-      const V centred = v - channel.mean;
-      return channel.scale * (g * F::slope(channel.z(centred)) - down - centred * slant);
-    };
-    auto channel = c < 0 ? Channel<V>{} : one_channel<T>(affine, c);
-    V down = c < 0 ? V{} : V{} + shifts[c], slant = c < 0 ? V{} : V{} + tilts[c];
-    for (int64_t i = 0; i < length; i += lanes<T>) {
-      const int64_t n = length - i;
-      if (c < 0) {
-        channel = channels_from<T>(affine, i, n);
-        down = load_up_to(shifts + i, n);
-        slant = load_up_to(tilts + i, n);
-      }
-      const V result = value(load_up_to(grad + at + i, n), load_up_to(x + at + i, n), channel, down, slant);
-      if (n >= lanes<T>)
-        store(grad_x + at + i, result);
-      else
-        store_part(grad_x + at + i, result, n);
-    }
+  const auto group = [&](int64_t c, int64_t count) {
+    return BackwardGroup<T>{channel_group<T, planes>(affine, c, count), channel_values<T, planes>(shift, c, count),
+                            channel_values<T, planes>(tilt, c, count)};
+  };
+  each_group<T, planes>(extent, begin, end, group, [&](int64_t i, int64_t count, const BackwardGroup<T>& channel) {
+    const auto centred = load_up_to(x + i, count) - channel.affine.mean;
+    const auto dz = load_up_to(grad + i, count) * F::slope(channel.affine.z(centred));
+    store_up_to(grad_x + i, channel.affine.scale * (dz - channel.shift - centred * channel.tilt), count);
   });
 }
 
@@ -388,15 +381,16 @@ constexpr CpuKernels table = {
        int64_t end) {
       for_activation(dtype, activation, [&](auto type, auto f) {
         OPS_T;
-        apply<T, decltype(f)>(OPS_IN(x), affine, extent, OPS_OUT(y), begin, end);
+        (extent.inner > 1 ? apply<T, decltype(f), true> : apply<T, decltype(f), false>)(OPS_IN(x), affine, extent,
+                                                                                        OPS_OUT(y), begin, end);
       });
     },
     [](Dtype dtype, Activation activation, const void* grad, const void* x, Affine affine, const void* shift,
        const void* tilt, Extent extent, void* grad_x, int64_t begin, int64_t end) {
       for_activation(dtype, activation, [&](auto type, auto f) {
         OPS_T;
-        apply_backward<T, decltype(f)>(OPS_IN(grad), OPS_IN(x), affine, shift, tilt, extent, OPS_OUT(grad_x), begin,
-                                       end);
+        (extent.inner > 1 ? apply_backward<T, decltype(f), true> : apply_backward<T, decltype(f), false>)(
+            OPS_IN(grad), OPS_IN(x), affine, shift, tilt, extent, OPS_OUT(grad_x), begin, end);
       });
     },
 };

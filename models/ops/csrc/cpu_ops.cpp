@@ -192,6 +192,8 @@ std::tuple<Tensor, Tensor> bn_stats(const Tensor& x, MaybeTensor running_mean, M
                                     double momentum, double eps) {
   const Features features = features_of(x);
   const int64_t channels = features.extent.channels, count = features.extent.per_channel();
+  check_running(x, running_mean);
+  check_running(x, running_var);
   const ChannelSums found = moments(features);
   Tensor mean = new_values(x, channels), invstd = new_values(x, channels);
   with_compute_type(x, [&](auto s) {

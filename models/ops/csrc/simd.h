@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #endif
 
+#define OPS_INLINE static inline __attribute__((always_inline))
+
 namespace ops::OPS_ISA {
 
 typedef float Float __attribute__((vector_size(OPS_BYTES)));
@@ -44,20 +46,20 @@ template <class T>
 constexpr int64_t lanes = OPS_BYTES / sizeof(acc_t<T>);
 
 template <class To, class From>
-static inline __attribute__((always_inline)) To bits_as(From from) {
+OPS_INLINE To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof(to));
   return to;
 }
 
-static inline __attribute__((always_inline)) Float reciprocal(Float x) { return 1.0f / x; }
-static inline __attribute__((always_inline)) Double reciprocal(Double x) { return 1.0 / x; }
+OPS_INLINE Float reciprocal(Float x) { return 1.0f / x; }
+OPS_INLINE Double reciprocal(Double x) { return 1.0 / x; }
 
 // exp(x) for x <= 37, within one unit in the last place; 0 below the smallest denormal, NaN for NaN.
 // x = k ln2 + s; the polynomial is a minimax fit of exp(s) on |s| <= ln2 / 2 (relative error 3e-9, 0.05 ULP).
 // 2^k is built 90 too large, so that one multiplication at the end rounds denormal results once.
-static inline __attribute__((always_inline)) Float exp_bounded(Float x) {
+OPS_INLINE Float exp_bounded(Float x) {
   constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(k) in the low bits
   const Float c = x < -105.0f ? Float{} - 105.0f : x;
   const Float shifted = c * 1.44269504f + round_magic;
@@ -73,7 +75,7 @@ static inline __attribute__((always_inline)) Float exp_bounded(Float x) {
 }
 
 // The same for double; on |s| <= ln2 / 2 the Taylor series ends at s^13 / 13! with a relative error of 4e-18.
-static inline __attribute__((always_inline)) Double exp_bounded(Double x) {
+OPS_INLINE Double exp_bounded(Double x) {
   constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   const Double c = x < -750.0 ? Double{} - 750.0 : x;
   const Double shifted = c * 1.4426950408889634 + round_magic;
@@ -96,22 +98,22 @@ static inline __attribute__((always_inline)) Double exp_bounded(Double x) {
 }
 
 template <class V, class T>
-static inline __attribute__((always_inline)) V load_bits(const T* from) {
+OPS_INLINE V load_bits(const T* from) {
   V to;
   std::memcpy(&to, from, sizeof(to));
   return to;
 }
 
-static inline __attribute__((always_inline)) Float load(const float* p) { return load_bits<Float>(p); }
-static inline __attribute__((always_inline)) Double load(const double* p) { return load_bits<Double>(p); }
-static inline __attribute__((always_inline)) void store(float* p, Float v) { std::memcpy(p, &v, sizeof(v)); }
-static inline __attribute__((always_inline)) void store(double* p, Double v) { std::memcpy(p, &v, sizeof(v)); }
+OPS_INLINE Float load(const float* p) { return load_bits<Float>(p); }
+OPS_INLINE Double load(const double* p) { return load_bits<Double>(p); }
+OPS_INLINE void store(float* p, Float v) { std::memcpy(p, &v, sizeof(v)); }
+OPS_INLINE void store(double* p, Double v) { std::memcpy(p, &v, sizeof(v)); }
 
-static inline __attribute__((always_inline)) Float load(const BFloat16* p) {
+OPS_INLINE Float load(const BFloat16* p) {
   return bits_as<Float>(__builtin_convertvector(load_bits<Halves>(p), UInt) << 16);
 }
 
-static inline __attribute__((always_inline)) void store(BFloat16* p, Float v) {
+OPS_INLINE void store(BFloat16* p, Float v) {
   const UInt u = bits_as<UInt>(v);
   const UInt rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
   const UInt quiet = (u >> 16) | 0x40u;                         // rounding could carry a NaN into inf
@@ -120,24 +122,24 @@ static inline __attribute__((always_inline)) void store(BFloat16* p, Float v) {
 }
 
 #if defined(__AVX512F__)
-static inline __attribute__((always_inline)) Float load(const Float16* p) {
+OPS_INLINE Float load(const Float16* p) {
   return bits_as<Float>(_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(p)));
 }
-static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
+OPS_INLINE void store(Float16* p, Float v) {
   const __m256i h = _mm512_maskz_cvtps_ph(0xffff, bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
   std::memcpy(p, &h, sizeof(h));
 }
 #elif defined(__F16C__)
-static inline __attribute__((always_inline)) Float load(const Float16* p) {
+OPS_INLINE Float load(const Float16* p) {
   return bits_as<Float>(_mm256_cvtph_ps(load_bits<__m128i>(p)));
 }
-static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
+OPS_INLINE void store(Float16* p, Float v) {
   const __m128i h = _mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
   std::memcpy(p, &h, sizeof(h));
 }
 #else
 // Half a float's bits, widened: 2^112 moves the exponent, and does the right thing to denormals.
-static inline __attribute__((always_inline)) Float load(const Float16* p) {
+OPS_INLINE Float load(const Float16* p) {
   const UInt h = __builtin_convertvector(load_bits<Halves>(p), UInt);
   const UInt sign = (h & 0x8000u) << 16;
   const UInt magnitude = (h & 0x7fffu) << 13;
@@ -145,7 +147,7 @@ static inline __attribute__((always_inline)) Float load(const Float16* p) {
   const UInt special = magnitude | 0x7f800000u;  // inf and NaN
   return bits_as<Float>(sign | ((h & 0x7c00u) == 0x7c00u ? special : bits_as<UInt>(scaled)));
 }
-static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
+OPS_INLINE void store(Float16* p, Float v) {
   const UInt u = bits_as<UInt>(v);
   const UInt sign = (u >> 16) & 0x8000u;
   const UInt a = u & 0x7fffffffu;
@@ -159,16 +161,19 @@ static inline __attribute__((always_inline)) void store(Float16* p, Float v) {
 }
 #endif
 
-// The last `count` elements of a row; the other lanes hold zero.
+// Up to a whole register: the end of a row, where the other lanes hold zero and are not stored. `count` is a
+// constant in the loops that matter.
 template <class T>
-static inline __attribute__((always_inline)) vector_t<T> load_part(const T* p, int64_t count) {
+OPS_INLINE vector_t<T> load_up_to(const T* p, int64_t count) {
+  if (count >= lanes<T>) return load(p);
   T padded[lanes<T>] = {};
   std::memcpy(padded, p, count * sizeof(T));
   return load(padded);
 }
 
 template <class T>
-static inline __attribute__((always_inline)) void store_part(T* p, vector_t<T> v, int64_t count) {
+OPS_INLINE void store_up_to(T* p, vector_t<T> v, int64_t count) {
+  if (count >= lanes<T>) return store(p, v);
   T padded[lanes<T>];
   store(padded, v);
   std::memcpy(p, padded, count * sizeof(T));

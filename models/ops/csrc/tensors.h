@@ -96,6 +96,14 @@ inline MaybeTensor channel_values(const Tensor& x, const MaybeTensor& values, co
   return values ? MaybeTensor(channel_values(x, *values, name)) : std::nullopt;
 }
 
+// Running statistics are written where they lie, so they must already be what channel_values would make.
+inline void check_running(const Tensor& x, const MaybeTensor& running) {
+  if (!running) return;
+  const bool fits = running->dim() == 1 && running->size(0) == x.size(1) && running->is_contiguous() &&
+                    running->scalar_type() == compute_type(x) && running->device() == x.device();
+  STD_TORCH_CHECK(fits, "running statistics must be one contiguous value a channel, float32 (float64 for float64)");
+}
+
 // An uninitialised (count,) tensor beside `x`, in the type of the arithmetic.
 inline Tensor new_values(const Tensor& x, int64_t count) {
   return torch::stable::new_empty(x, {count}, compute_type(x));
