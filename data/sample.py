@@ -1,10 +1,7 @@
 """The built-in sample: a few hundred drawn photographs in COCO form, and a clip, so that nothing need be downloaded.
 
-    python -m data.sample --out datasets/sample
-    python -m data.sample --clip clip.mp4
-
-Every picture is a function of (version, seed, split, index). The same machine draws the same bytes again; another
-kind of processor may round the last bit of a few pixels differently, as NumPy's and OpenCV's vector code does.
+python -m data.sample --out datasets/sample
+python -m data.sample --clip clip.mp4
 """
 
 from __future__ import annotations
@@ -20,23 +17,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from data.sample_clip import render_clip
-from data.sample_lens import photograph
 from data.sample_objects import CLASSES
+from data.sample_picture import VERSION, draw_picture
 from data.sample_pool import in_order
-from data.sample_scene import draw_scene, render, without_hidden
 from utils.atomic import disk_fault
 from utils.cli import Parser, positive_int, run, whole_number
 from utils.errors import EnvironmentFault, UsageError
-from utils.keyed_random import keyed_rng
 from utils.structures import Size
 
-VERSION = 1  # of the drawing code; a folder drawn by another version is drawn anew
 NAMES = tuple(CLASSES)
 _RECIPE = "sample.json"
-_JPEG_QUALITY = 90
 
 
 def ensure_sample(root: Path = Path("datasets")) -> Path:
@@ -94,21 +85,9 @@ def make_sample(
     return folder
 
 
-def draw_image(size: Size, seed: int, key: tuple[int, int]) -> tuple[bytes, list[dict[str, Any]]]:
-    """Picture ``key`` (split, index) as JPEG bytes, and its objects as COCO annotations without ids."""
-    rng = keyed_rng(VERSION, seed, *key)
-    light, objects = render(*without_hidden(draw_scene(rng, size)))
-    picture = cv2.cvtColor(photograph(light, rng), cv2.COLOR_RGB2BGR)
-    annotations = []
-    for label, (left, top, right, bottom), area in objects:
-        box = [left, top, right - left, bottom - top]
-        annotations.append({"category_id": label + 1, "bbox": box, "area": area, "iscrowd": 0})
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes(), annotations
-
-
 def _draw_into(draft: Path, counts: dict[str, int], size: Size, seed: int, workers: int | None, progress: bool) -> None:
     keys = [(number, index) for number, count in enumerate(counts.values()) for index in range(count)]
-    drawn = in_order(partial(draw_image, size, seed), keys, workers, "drawing the sample" if progress else None)
+    drawn = in_order(partial(draw_picture, size, seed), keys, workers, "drawing the sample" if progress else None)
     for split, count in counts.items():
         _write_split(draft, split, size, islice(drawn, count))
     drawn.close()
@@ -163,7 +142,11 @@ def _put_in_place(draft: Path, folder: Path) -> None:
     old = draft.with_name(f"{draft.name}-old")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(old)
-    draft.rename(folder)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if _read_recipe(folder) != _read_recipe(draft):
+            raise  # else another process drew the same and was quicker
     shutil.rmtree(old, ignore_errors=True)
 
 

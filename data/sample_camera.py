@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.sample_mesh import rotation
-from utils.structures import Size
+
+if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
+    from utils.structures import Size
 
 NEAR = 0.3  # nothing closer to the camera is drawn
 

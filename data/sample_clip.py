@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from data.sample_pool import in_order
 from data.sample_render import Thing
 from data.sample_scene import Scene, covers_of, draw_stage, place, render
 from utils.keyed_random import keyed_rng
-from utils.structures import Size
 from utils.video import VideoWriter
+
+if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
+    from utils.structures import Size
 
 _CLIP = 2  # the purpose in the key, beside the splits 0 and 1
 _ARC = 70.0  # degrees the camera circles in the whole clip

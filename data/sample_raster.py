@@ -30,8 +30,7 @@ def rasterize(mesh: Mesh, camera: Camera, window: Window) -> np.ndarray:
     """
     pixels, depth = camera.project(mesh.vertices)
     corners = window.samples(pixels)[mesh.faces]  # (F, 3, 2)
-    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    front = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0] < 0  # counter-clockwise where y points down
+    front = counter_clockwise(corners)
     middle = depth[mesh.faces].mean(1)
     nearest: np.ndarray | None = None
     for piece in range(mesh.pieces[-1] + 1):
@@ -41,6 +40,12 @@ def rasterize(mesh: Mesh, camera: Camera, window: Window) -> np.ndarray:
         fill(canvas, corners[mine], (mine + 1).tolist())
         nearest = canvas if nearest is None else _nearer(nearest, canvas, mesh, camera, window)
     return nearest
+
+
+def counter_clockwise(corners: np.ndarray) -> np.ndarray:
+    """Which triangles (F, 3, 2) run counter-clockwise as seen, y pointing down: those that face the viewer."""
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    return first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0] < 0
 
 
 def _nearer(first: np.ndarray, second: np.ndarray, mesh: Mesh, camera: Camera, window: Window) -> np.ndarray:

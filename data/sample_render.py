@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ from data.sample_camera import NEAR, Camera, Window
 from data.sample_lens import blurred
 from data.sample_mesh import Mesh, dot, normalized, transform
 from data.sample_objects import Model
-from data.sample_raster import barycentric, fill, planes_of, rasterize
-from utils.structures import Size
+from data.sample_raster import barycentric, counter_clockwise, fill, planes_of, rasterize
+
+if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
+    from utils.structures import Size
 
 _COARSE = 100  # pixels; what is larger is shaded once a pixel instead of at every sample
 
@@ -139,7 +142,7 @@ def shadow(things: Sequence[Thing], camera: Camera, direction: np.ndarray, softn
         pixels, depth = camera.project(flat)
         faces = thing.mesh.faces[(depth[thing.mesh.faces] > NEAR).all(1)]
         corners = pixels[faces]  # (F, 3, 2)
-        lit = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) < 0  # the side towards the light
+        lit = counter_clockwise(corners)  # the light's side, seen through its shadow on the ground
         near = np.abs(corners - np.array(camera.size[::-1]) / 2).max((1, 2)) < 4 * max(camera.size)
         blur = max(0.6, softness * camera.focal * thing.scale / max(float(depth.min()), NEAR))
         _darken(total, corners[lit & near], blur)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ from data.sample_mesh import normalized, rotation
 from data.sample_objects import CLASSES, CLUTTER, Rng, linear, pose
 from data.sample_render import Cover, Light, Thing, composite, cover, shade, shadow
 from data.sample_textures import BACKDROPS, GROUNDS, PANORAMA, TILE, noise, sky
-from utils.structures import Size
+
+if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
+    from utils.structures import Size
 
 Box = tuple[int, int, int, int]  # xyxy, pixels
 
