@@ -119,12 +119,10 @@ class VideoFile:
         self._judge(index + 1, end, damage)
 
     def _open(self) -> av.container.InputContainer:
-        # an absolute path is never taken for a protocol ("concat:..."), and a playlist cannot reach the network
-        local = not URL.match(self.path)
-        options = {"protocol_whitelist": "file"} if local else {}
+        # an absolute path is never taken for a protocol ("concat:..."); FFmpeg itself keeps local playlists local
+        address = self.path if URL.match(self.path) else str(Path(self.path).absolute())
         try:
-            address = str(Path(self.path).absolute()) if local else self.path
-            container = av.open(address, options=options, timeout=30.0)
+            container = av.open(address, timeout=30.0)
         except (av.error.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"{printable(self.path)}: cannot be opened as a video: {reason}") from None

@@ -49,7 +49,8 @@ def test_closing_stops_the_thread_and_closes_the_source() -> None:
             closed.set()
 
     threads = threading.active_count()
-    with closing(background(endless(), depth=2)) as items:
+    source = endless()  # a reference that would keep its files open
+    with closing(background(source, depth=2)) as items:
         assert next(items) == 1
     assert closed.wait(2.0)
     assert threading.active_count() == threads
