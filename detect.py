@@ -106,12 +106,12 @@ class Job:
     def _run_one(self, source: Source, folder: Path | None, stems: Stems, reports: Sequence[Add], tally: Tally) -> None:
         live = isinstance(source, LiveStream)
         batch = 1 if live else self.detector.batch
-        prepared = background(self._prepare(source), 1 if live else 2 * batch)
-        results = background(self._detect(prepared, batch), 1 if live else 2 * batch)
-        bar = tqdm(results, desc=printable(source.name), total=source.length, unit="frame", dynamic_ncols=True)
+        ahead = 1 if live else max(2, batch)  # a live source must not lag, large frames must not fill the memory
+        results = background(self._detect(background(self._prepare(source), ahead), batch), ahead)
+        progress = {"desc": printable(source.name), "total": source.length, "unit": "frame", "dynamic_ncols": True}
         with closing(results), ExitStack() as stack:
             outputs = [*reports, *self._outputs(source, folder, stems, stack)]
-            for frame, detections in bar:
+            for frame, detections in tqdm(results, **progress):
                 for add in outputs:
                     add(frame, detections)
                 tally.add(detections)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -136,6 +137,35 @@ def test_open_stream_decodes(tmp_path: Path) -> None:
     assert [number_of(image) for image in open_stream(path)] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="No such file"):
         next(open_stream(str(tmp_path / "b.mp4")))
+
+
+def test_a_server_that_says_nothing_is_a_broken_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/feed"
+        with pytest.raises(EnvironmentFault, match=r"door: .*\(tried 2 times\)"):
+            next(iter(stream(lambda: open_stream(address), retries=1)))
+
+
+def test_a_real_connection_that_breaks_is_opened_again(tmp_path: Path) -> None:
+    """A server that sends half a video, hangs up, and sends all of it the next time."""
+    data = write_clip(tmp_path / "a.ts", frames=60).read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for share in (len(data) // 2, len(data)):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + data[:share])
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/feed"
+        frames = iter(stream(lambda: open_stream(address), retries=2))
+        deadline = time.monotonic() + 20
+        while number_of(next(frames).image) < 59:
+            assert time.monotonic() < deadline
+        frames.close()
 
 
 def test_open_stream_without_video(tmp_path: Path) -> None:

@@ -173,6 +173,14 @@ def test_no_encoder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         find_encoder()
 
 
+def test_a_picture_no_encoder_takes(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EnvironmentFault, match=r"out\.mp4: cannot write the video: "),
+        VideoWriter(tmp_path / "out.mp4", Fraction(25)) as writer,
+    ):
+        writer.write(np.zeros((2, 40_000, 3), np.uint8))
+
+
 def test_missing_folder_is_told_before_the_first_frame(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match=r"out\.mp4: cannot write the video: No such file"):
         VideoWriter(tmp_path / "missing" / "out.mp4", Fraction(25))

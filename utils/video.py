@@ -74,7 +74,7 @@ class VideoWriter:
             if self._container is None:
                 self._open(*image.shape[:2])
             self._mux(self._frame(image, time))
-        except OSError as error:  # FFmpeg's errors are OSErrors where they have an errno
+        except (OSError, av.error.FFmpegError) as error:  # only FFmpeg's errors with an errno are OSErrors too
             raise self._fault(error) from error
         self.frames += 1
 
@@ -90,7 +90,7 @@ class VideoWriter:
             finally:
                 container.close()
             self._finish()
-        except OSError as error:
+        except (OSError, av.error.FFmpegError) as error:
             raise self._fault(error) from error
 
     def __enter__(self) -> Self:
@@ -157,7 +157,7 @@ class VideoWriter:
             raise
         self.part.unlink()
 
-    def _fault(self, error: OSError) -> EnvironmentFault:
+    def _fault(self, error: OSError | av.error.FFmpegError) -> EnvironmentFault:
         kept = f"; the frames before are in {self.part.name}" if self.part.exists() else ""
         return EnvironmentFault(f"{self.path}: cannot write the video: {error.strerror or error}{kept}")
 
