@@ -228,21 +228,28 @@ class _Loader(DataLoader):
             worker_init_fn=_start_worker,
             multiprocessing_context=context if workers else None,
             generator=torch.Generator(),  # else each iteration draws from the global one, and resuming is not exact
-            persistent_workers=workers > 0,
         )
         self._records = batches.dataset.records
         self._reading = reading
 
     def __iter__(self) -> Iterator[Batch | EvalBatch]:
+        iterator = super().__iter__()
+        workers = getattr(iterator, "_workers", ())
         try:
-            for item in super().__iter__():
+            for item in iterator:
                 if isinstance(item, UserError):
                     raise item
                 yield item
         except RuntimeError as error:
             if "DataLoader" not in str(error):
                 raise
-            raise EnvironmentFault(self._lost(str(error))) from error
+            lost = self._lost(str(error))
+            for worker in workers:
+                worker.kill()  # one that hangs would keep this process from ending
+            raise EnvironmentFault(lost) from error
+        finally:
+            if workers:  # also when the consumer stops early: workers that outlive the loop are joined for ever at exit
+                iterator._shutdown_workers()
 
     def _lost(self, reason: str) -> str:
         """One line on a worker that died or hung."""
@@ -273,8 +280,9 @@ def _reading_marks(workers: int) -> torch.Tensor:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each; Ctrl-C is for the main process, which ends the workers in order."""
+    """One thread each; signals to the whole group are for the main process, which ends the workers in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
