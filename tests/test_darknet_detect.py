@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -75,6 +76,24 @@ def test_every_object_of_darknet_is_found(pair: tuple[dict[str, list[Found]], di
 def test_nothing_else_is_found(pair: tuple[dict[str, list[Found]], dict[str, list[Found]]]) -> None:
     theirs, ours = pair
     assert {name: without_partner(ours[name], theirs[name]) for name in ours} == {name: [] for name in ours}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("video", "frames", "rate"), [("car-detection.mp4", 377, 12.5), ("vtest.avi", 795, 10)])
+def test_videos_keep_every_frame(shared_data: Path, tmp_path: Path, video: str, frames: int, rate: float) -> None:
+    network = shared_data / NETWORK
+    flags = [
+        "--cfg",
+        f"{network}.cfg",
+        "--weights",
+        f"{network}.weights",
+        "--source",
+        str(shared_data / "video" / video),
+    ]
+    detect.main([*flags, "--out", str(tmp_path), "--size", "160", "--device", "cpu"])
+    with av.open(str(tmp_path / f"{Path(video).stem}.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == frames
+        assert container.streams.video[0].average_rate == rate
 
 
 def test_the_comparison_can_fail() -> None:
