@@ -73,7 +73,7 @@ class SampleReader:
             return read_image(self._records[index].path)
         worker = get_worker_info()
         slot = worker.id if worker else 0
-        self._reading[slot] = index
+        self._reading.numpy()[slot] = index
         image = read_image(self._records[index].path)
-        self._reading[slot] = NOT_READING
+        self._reading.numpy()[slot] = NOT_READING
         return image

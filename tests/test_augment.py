@@ -99,3 +99,12 @@ def test_mixing_closes_at_a_mini_batch() -> None:
     assert augmentation.closed(9) is augmentation
     assert (augmentation.closed(10).mosaic, augmentation.closed(10).mixup, augmentation.closed(10).hue) == (0, 0, 0.1)
     assert Augmentation(mosaic=0.5).closed(10**9).mosaic == 0.5
+
+
+def test_every_tile_has_a_colour_of_its_own() -> None:
+    grey = painted_sample((40, 40), np.zeros((0, 4)))
+    grey = type(grey)(np.full((40, 40, 3), 100, np.uint8), grey.boxes, grey.labels, grey.crowd)
+    augmentation = Augmentation(exposure=2.0, mosaic=1.0)
+    image = augmented_sample([grey], 0, augmentation, (64, 64), keyed_rng(5))[0].image
+    corners = {int(image[y, x, 0]) for y in (0, 63) for x in (0, 63)}
+    assert len(corners) == 4 and all(50 <= level <= 200 for level in corners)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import loader as loader_module
 from data.augment import Augmentation
 from data.cache import MemoryCache
 from data.dataset import Dataset
@@ -67,6 +69,17 @@ def test_spawned_workers_and_a_shared_cache_do_not_matter(dataset: Dataset) -> N
 def test_the_start_does_not_matter(dataset: Dataset) -> None:
     assert_same(load(dataset)[5:], load(dataset, start=5))
     assert_same(load(dataset)[1::2], load(dataset, start=1, stride=2))
+
+
+def test_the_size_of_a_mini_batch_does_not_matter(dataset: Dataset) -> None:
+    mixing = replace(EVERYTHING, close_at=None)
+    streams = []
+    for batch in (1, 3, 6):
+        loader = train_loader(
+            dataset, mixing, batch=batch, size_at=MultiScale((48, 32)), start=0, stop=18 // batch, seed=2, workers=0
+        )
+        streams.append(torch.cat([images for images, _, _ in loader]))
+    assert torch.equal(streams[0], streams[1]) and torch.equal(streams[0], streams[2])
 
 
 def test_the_seed_matters(dataset: Dataset) -> None:
@@ -152,6 +165,20 @@ def test_a_dead_worker_is_reported(dataset: Dataset) -> None:
         load(dataset, workers=1, size_at=KillingSize())
 
 
+class SleepingSize:
+    """A size function that takes long."""
+
+    def __call__(self, minibatch: int) -> tuple[int, int]:
+        time.sleep(4)
+        return 32, 32
+
+
+def test_a_hung_worker_is_reported(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "_TIMEOUT", 1)
+    with pytest.raises(EnvironmentFault, match=r"timed out after 1 seconds while reading no image"):
+        load(dataset, workers=1, size_at=SleepingSize())
+
+
 class InterruptedSize:
     """A size function that sends its worker what Ctrl-C sends to all processes of a terminal."""
 
@@ -160,7 +187,8 @@ class InterruptedSize:
         return 32, 32
 
 
-def test_workers_ignore_ctrl_c(dataset: Dataset) -> None:
+def test_workers_ignore_ctrl_c(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "_TIMEOUT", 20)  # a worker that did not would never answer
     assert len(load(dataset, stop=3, workers=1, size_at=InterruptedSize())) == 3
 
 

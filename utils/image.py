@@ -56,10 +56,11 @@ def read_bytes(path: str | Path, *, limit: int = -1) -> bytes:
     Raises:
         ImageError: missing, unreadable or not a regular file.
     """
+    path = path if isinstance(path, Path) else Path(path)  # parsing a path again costs more than its stat
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(f"{printable(path)}: not a regular file (wanted an image file)")
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             return file.read(limit)
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
