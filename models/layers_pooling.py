@@ -74,7 +74,7 @@ class LocalAvgpoolLayer(nn.Module):
         sides = (before, after, before, after)
         inside = F.pad(x.new_ones(1, 1, *x.shape[2:]), sides)
         total = F.avg_pool2d(F.pad(x, sides), self.size, self.strides, divisor_override=1)
-        return total / F.avg_pool2d(inside, self.size, self.strides, divisor_override=1)
+        return total / F.avg_pool2d(inside, self.size, self.strides, divisor_override=1).clamp(min=1)
 
 
 class AvgpoolLayer(nn.Module):
