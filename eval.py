@@ -1,7 +1,7 @@
 """Measure a network on a data set, as COCO does.
 
 python eval.py --cfg yolov4.cfg --weights yolov4.weights --data coco/                    AP50, AP, every class, speed
-python eval.py --cfg yolov4.cfg --weights best.weights --data my.yaml --plots plots      and pictures of what went wrong
+python eval.py --weights best.pt --data my.yaml --plots plots                            and pictures of what went wrong
 python eval.py --data coco/annotations/instances_val2017.json --results detections.json  results of any detector
 """
 
@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from data.dataset import Dataset, load_dataset
 from data.loader import eval_loader
-from models import load_network
+from models import describe_network, load_network
 from models.darknet import Darknet
 from models.postprocess import postprocess
 from utils import cli
 from utils.atomic import atomic_write
-from utils.cfg import load_cfg, with_size
+from utils.cfg import with_size
 from utils.coco_eval import BACKENDS, MAX_DETECTIONS, CocoMetrics, coco_results, evaluate
 from utils.coco_files import evaluate_files
 from utils.confusion import confusion_matrix, match_images
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
             write_json(args.json, metrics.as_dict())
         return
     device = select_device(args.device)
-    config = load_cfg(args.cfg)
+    config, _ = describe_network(args.cfg, args.weights)
     if args.size is not None:
         config = with_size(config, args.size)
     network = load_network(config, args.weights, device, args.precision)
@@ -91,6 +91,7 @@ def main(argv: Sequence[str]) -> None:
         letterbox=config.net.letter_box if args.letterbox is None else args.letterbox,
         score_threshold=args.score_threshold,
         nms_threshold=args.nms_threshold,
+        max_detections=args.max_detections,
         backend=args.backend,
     )
     print_evaluation(evaluation)
@@ -114,6 +115,7 @@ def evaluate_network(
     letterbox: bool = False,
     score_threshold: float = SCORE_THRESHOLD,
     nms_threshold: float = NMS_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
     backend: str = "faster",
     progress: bool = True,
 ) -> Evaluation:
@@ -123,6 +125,7 @@ def evaluate_network(
         size: input (H, W).
         precision: what autocast computes in; float32 leaves the network as it is.
         letterbox: keep the aspect ratio and pad; else stretch, Darknet's default.
+        max_detections: the best so many of an image count.
         progress: show a bar with the time left, where the output is a terminal.
 
     The network is left in the mode, training or evaluation, it came in.
@@ -132,7 +135,8 @@ def evaluate_network(
     clock = Stopwatch(torch.device(device))
     training = network.training
     network.eval()
-    loader = eval_loader(dataset, batch=batch, size=size, letterbox=letterbox, workers=workers)
+    on_gpu = torch.device(device).type == "cuda"
+    loader = eval_loader(dataset, batch=batch, size=size, letterbox=letterbox, workers=workers, pin_memory=on_gpu)
     with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=None if progress else True) as bar:
         for images, letterboxes, records in loader:
             images = images.to(device, non_blocking=True)
@@ -146,7 +150,7 @@ def evaluate_network(
                 letterboxes,
                 score_threshold=score_threshold,
                 nms_threshold=nms_threshold,
-                max_detections=MAX_DETECTIONS,
+                max_detections=max_detections,
                 clip=True,
             )
             detections.update((record.image_id, to_cpu(one)) for record, one in zip(records, found, strict=True))
@@ -217,6 +221,7 @@ def summary(evaluation: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": evaluation.speed.images_per_second,
         "score_threshold": args.score_threshold,
         "nms_threshold": args.nms_threshold,
+        "max_detections": args.max_detections,
     }
 
 
@@ -245,12 +250,12 @@ def load_classes(args: argparse.Namespace, network: Darknet) -> Dataset:
         UsageError: the two do not belong together.
     """
     if not network.heads:
-        raise UsageError(f"--cfg {args.cfg}: a network without [yolo] sections detects nothing")
+        raise UsageError(f"--cfg {network.config.source}: a network without [yolo] sections detects nothing")
     names = None if args.names is None else read_names(args.names, classes=network.num_classes)
     dataset = load_dataset(args.data, args.split, names=names)
     if len(dataset.names) != network.num_classes:
         raise UsageError(
-            f"--data {args.data}: {len(dataset.names)} classes, {args.cfg} has {network.num_classes}; "
+            f"--data {args.data}: {len(dataset.names)} classes, {network.config.source} has {network.num_classes}; "
             "give the cfg and weights trained for this data"
         )
     return dataset
@@ -280,6 +285,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     data.add_argument("--split", choices=("train", "val"), default="val", help="(default %(default)s)")
     data.add_argument("--batch", type=cli.positive_int, default=8, help="images at a time (default %(default)s)")
     cli.add_threshold_flags(parser, score=SCORE_THRESHOLD, nms=NMS_THRESHOLD)
+    limit = "the best so many of an image count (default %(default)s, COCO's rule; darknet valid writes all)"
+    parser.add_argument("--max-detections", type=cli.positive_int, default=MAX_DETECTIONS, metavar="N", help=limit)
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as one object")
     output.add_argument(
@@ -290,11 +297,14 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     output.add_argument("--results", type=Path, metavar="FILE", help="measure this COCO results file, not a network")
     cli.add_device_flags(parser)
     args = parser.parse_args(argv)
-    needed = {"--cfg": args.cfg, "--weights": args.weights}
-    unwanted = {"--save-results": args.save_results, "--plots": args.plots, **needed}
-    if args.results is None and None in needed.values():
-        missing = " and ".join(flag for flag, value in needed.items() if value is None)
-        raise UsageError(f"eval.py: {missing} missing; give a network, or --results FILE of a finished run")
+    if args.results is None and args.weights is None:
+        raise UsageError("eval.py: --weights missing; give a network, or --results FILE of a finished run")
+    unwanted = {
+        "--save-results": args.save_results,
+        "--plots": args.plots,
+        "--cfg": args.cfg,
+        "--weights": args.weights,
+    }
     if args.results is not None and any(value is not None for value in unwanted.values()):
         given = ", ".join(flag for flag, value in unwanted.items() if value is not None)
         raise UsageError(f"eval.py: {given} with --results, which measures a file without a network; drop one of them")
