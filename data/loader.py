@@ -8,6 +8,7 @@ matter.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import signal
@@ -243,13 +244,13 @@ class _Loader(DataLoader):
         except RuntimeError as error:
             if "DataLoader" not in str(error):
                 raise
-            lost = self._lost(str(error))
+            raise EnvironmentFault(self._lost(str(error))) from error
+        finally:  # also when the consumer stops early: workers that outlive the loop are joined for ever at exit
+            with contextlib.suppress(RuntimeError):  # raised once more for a worker that was killed
+                if workers:
+                    iterator._shutdown_workers()
             for worker in workers:
                 worker.kill()  # one that hangs would keep this process from ending
-            raise EnvironmentFault(lost) from error
-        finally:
-            if workers:  # also when the consumer stops early: workers that outlive the loop are joined for ever at exit
-                iterator._shutdown_workers()
 
     def _lost(self, reason: str) -> str:
         """One line on a worker that died or hung."""

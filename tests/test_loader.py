@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -62,8 +63,8 @@ def test_workers_do_not_matter(dataset: Dataset, workers: int) -> None:
 
 
 def test_spawned_workers_and_a_shared_cache_do_not_matter(dataset: Dataset) -> None:
-    wanted = load(dataset, stop=4)
-    assert_same(wanted, load(dataset, stop=4, workers=1, context="spawn", cache=MemoryCache(dataset)))
+    wanted = load(dataset, stop=3)
+    assert_same(wanted, load(dataset, stop=3, workers=1, context="spawn", cache=MemoryCache(dataset)))
 
 
 def test_the_start_does_not_matter(dataset: Dataset) -> None:
@@ -177,6 +178,15 @@ def test_a_hung_worker_is_reported(dataset: Dataset, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loader_module, "_TIMEOUT", 1)
     with pytest.raises(EnvironmentFault, match=r"timed out after 1 seconds while reading no image"):
         load(dataset, workers=1, size_at=SleepingSize())
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_end_with_a_loop_that_stops_early(dataset: Dataset) -> None:
+    loader = train_loader(dataset, Augmentation(), batch=1, size_at=SIZES, start=0, stop=50, seed=0, workers=2)
+    for _ in loader:
+        assert len(multiprocessing.active_children()) == 2
+        break
+    assert multiprocessing.active_children() == []
 
 
 class InterruptedSize:
