@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,17 @@ from eval import Evaluation, evaluate_network, write_json
 from models.darknet import Darknet
 from models.graph import plan as plan_network
 from models.losses.darknet import DarknetLoss, Losses
-from models.transfer import freeze, load_pretrained
+from models.transfer import expect_background, freeze, load_pretrained
 from models.weights import save_darknet_weights
 from utils import cli
+from utils.atomic import remove_temporaries
 from utils.cfg import Config, format_cfg, load_cfg, parse_cfg, with_activation, with_classes, with_net, with_size
+from utils.cfg_heads import GaussianYolo, Region
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import autocast, precision_name, resolve_precision, select_device
 from utils.draw import batch_grid
 from utils.ema import Ema
-from utils.errors import Diverged, UsageError
+from utils.errors import CfgError, Diverged, InputError, UsageError
 from utils.image import read_image, write_image
 from utils.names import read_names
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
@@ -70,14 +74,18 @@ def main(argv: Sequence[str]) -> None:
     train_set, val_set = load_data(args)
     config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else adapt_cfg(args, train_set)
     config = plan_length(args, config, len(train_set))
-    net = config.net
+    net, about = config.net, description(config, train_set)
     folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
     folder.mkdir(parents=True, exist_ok=True)
 
-    with lock_folder(folder), StopRequest() as stop:
+    with lock_folder(folder), StopRequest() as stop, ExitStack() as closing:
+        remove_temporaries(folder)
         network = Darknet(config)
-        if not saved:
+        if saved:
+            check_same_data(saved.get("data"), about["data"], folder)
+        else:
             begin_run(args, network, folder)
+        (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
         network.to(device, memory_format=torch.channels_last).train()
         freeze(network, args.freeze)
         criterion = DarknetLoss(network.heads)
@@ -89,9 +97,10 @@ def main(argv: Sequence[str]) -> None:
         )
         if saved:
             state.restore(saved, f"{folder}/last.pt")
-            cut_metrics(folder / "metrics.jsonl", state.iteration)
+        cut_metrics(folder / "metrics.jsonl", state.iteration)
         loader = make_loader(args, config, train_set, state.iteration)
         log = RunLog(folder, start=state.iteration, total=net.max_batches, images_per_iteration=net.batch)
+        closing.callback(log.close)
         due = Due(args, net.max_batches)
         print(f"training on {device} in {precision_name(dtype)}: {len(train_set):,} images, into {folder}", flush=True)
 
@@ -104,19 +113,19 @@ def main(argv: Sequence[str]) -> None:
                 with autocast(device, dtype):
                     raws = network(to_input(batch.images, device))
                 losses = criterion(raws, batch.targets)
-                check_finite(losses, batch, state.iteration)
+                check_loss(losses, batch, state.iteration)
                 state.scaler.scale(losses.total / net.batch).backward()
                 terms.add(losses, net.batch)
-            step(state, args.clip_gradient)
+            step(state, args.clip_gradient, batches)
             log.step(state.iteration, terms.values, rate)
 
             if state.iteration == 1:
                 show_batch(batches[0], train_set.names, folder, log)
             if due.evaluation(state.iteration):
-                evaluate(args, state, config, val_set, folder, log)
+                evaluate(args, state, about, val_set, folder, log)
             stopping = stop.signal is not None or out_of_patience(args, state, log)
             if due.save(state.iteration) or stopping:
-                save_last(state, config, train_set, folder)
+                save_last(state, about, folder)
             if stopping:
                 break
         log.close()
@@ -127,13 +136,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def begin_run(args: argparse.Namespace, network: Darknet, folder: Path) -> None:
-    """Pretrained weights into the network; the cfg and the flags into the run folder."""
+    """Pretrained weights into the network, the flags into the run folder."""
     if (folder / "last.pt").exists():
         raise UsageError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
     print(network.summary())
+    expect_background(network)
     if args.weights:
         print(load_pretrained(network, Path(args.weights), load_cfg(args.cfg)))
-    (folder / "network.cfg").write_text(format_cfg(network.config), encoding="utf-8")
     save_args(args, folder / "args.json")
 
 
@@ -153,10 +162,11 @@ def load_data(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
         args.data = str(ensure_sample())
         print(f"no --data given: training on the built-in sample data set in {args.data}")
     names = read_names(args.names) if args.names else None
-    sets = [load_dataset(Path(args.data), split, names=names) for split in ("train", "val")]
+    train_set = load_dataset(Path(args.data), "train", names=names)
+    val_set = load_dataset(Path(args.data), "val", names=train_set.names)
     if args.scan:
-        sets = [checked(dataset, args.workers) for dataset in sets]
-    return sets[0], sets[1]
+        return checked(train_set, args.workers), checked(val_set, args.workers)
+    return train_set, val_set
 
 
 def checked(dataset: Dataset, workers: int) -> Dataset:
@@ -173,12 +183,19 @@ def adapt_cfg(args: argparse.Namespace, dataset: Dataset) -> Config:
     for warning in config.warnings:
         print(f"warning: {warning}")
     given = {key: value for key in ("batch", "subdivisions") if (value := getattr(args, key)) is not None}
-    config = with_net(config, **args.set, **given)
+    if args.batch and not args.subdivisions:
+        given["subdivisions"] = math.gcd(args.batch, config.net.subdivisions)
+    if args.letterbox is not None:
+        given["letter_box"] = args.letterbox
+    config = with_net(config, **{**args.set, **given})
     if args.size:
         config = with_size(config, args.size)
     if args.activation:
         config = with_activation(config, args.activation)
     adapted = with_classes(config, len(dataset.names))
+    unfit = next((layer for layer in adapted.layers if isinstance(layer, Region | GaussianYolo)), None)
+    if unfit is not None:
+        raise CfgError(f"{config.where(unfit)}: cannot be trained here (wanted [yolo] heads)")
     if adapted != config:
         print(f"{config.source}: heads adapted to the {len(dataset.names)} classes of {dataset.source}")
     return adapted
@@ -200,7 +217,13 @@ def plan_length(args: argparse.Namespace, config: Config, images: int) -> Config
         bytes_per_image=BYTES_PER_ACTIVATION * plan_network(config).activations,
     )
     print(f"{images:,} training images:", *plan.notes, sep="\n  ")
-    return with_net(config, **plan.keys)
+    planned = with_net(config, **plan.keys)
+    if planned.net.batch % planned.net.subdivisions:
+        raise UsageError(
+            f"{config.source}: batch={planned.net.batch} is no multiple of subdivisions={planned.net.subdivisions}; "
+            "give --batch and --subdivisions that fit"
+        )
+    return planned
 
 
 def lengthened(args: argparse.Namespace, config: Config, images: int) -> Config:
@@ -259,22 +282,29 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
     return images.float().div_(255)
 
 
-def check_finite(losses: Losses, batch: Batch, iteration: int) -> None:
+def check_loss(losses: Losses, batch: Batch, iteration: int) -> None:
     """Stop before a NaN reaches the weights."""
     if not torch.isfinite(losses.total):
-        shown = ", ".join(batch.names[:8]) + (" ..." if len(batch.names) > 8 else "")
-        raise Diverged(
-            f"iteration {iteration + 1}: the loss is {losses.total.item()} (box {losses.box.item():.3g}, objectness "
-            f"{losses.objectness.item():.3g}, classes {losses.classes.item():.3g}) on {shown}; lower learning_rate or "
-            "check these images; last.pt is from before"
-        )
+        parts = ", ".join(f"{name} {getattr(losses, name).item():.3g}" for name in ("box", "objectness", "classes"))
+        raise diverged(iteration, f"the loss is {losses.total.item()} ({parts})", batch.names)
 
 
-def step(state: TrainingState, clip_norm: float | None) -> None:
-    """One optimiser step from the gradients gathered."""
+def diverged(iteration: int, what: str, names: Sequence[str]) -> Diverged:
+    """The end of a training whose numbers are not finite, with the images of the step that was not taken."""
+    shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    return Diverged(
+        f"iteration {iteration + 1}: {what} on {shown}; lower learning_rate or check these images; "
+        "last.pt, if there is one, is from before"
+    )
+
+
+def step(state: TrainingState, clip_norm: float | None, batches: Sequence[Batch]) -> None:
+    """One optimiser step from the gradients gathered of ``batches``."""
     state.scaler.unscale_(state.optimizer)
-    if clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), math.inf if clip_norm is None else clip_norm)
+    if not state.scaler.is_enabled() and not torch.isfinite(norm):  # a scaler skips such a step and scales less
+        names = [name for batch in batches for name in batch.names]
+        raise diverged(state.iteration, f"the gradient's norm is {norm.item()}", names)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -333,19 +363,30 @@ def show_batch(batch: Batch, names: Sequence[str], folder: Path, log: RunLog) ->
     log.picture("first batch", grid, 1)
 
 
-def averaged_network(state: TrainingState, config: Config) -> Darknet:
-    """A copy of the network with the averaged weights, ready to evaluate and to save."""
-    network = Darknet(config)
+def averaged_network(state: TrainingState) -> Darknet:
+    """A copy of the network with the averaged weights, ready to evaluate and to save.
+
+    Raises:
+        Diverged: a weight is not finite, so that nothing of this state may be saved.
+    """
+    state.check_finite()
+    with torch.random.fork_rng(devices=[]):  # the initial weights take no part in what the training draws
+        network = Darknet(state.network.config)
     network.load_state_dict(state.ema.module_state())
-    network.seen = state.iteration * config.net.batch
+    network.seen = state.iteration * network.config.net.batch
     return network.eval()
 
 
 def evaluate(
-    args: argparse.Namespace, state: TrainingState, config: Config, val_set: Dataset, folder: Path, log: RunLog
+    args: argparse.Namespace,
+    state: TrainingState,
+    about: dict[str, Any],
+    val_set: Dataset,
+    folder: Path,
+    log: RunLog,
 ) -> None:
     """Measure the averaged weights; write best.pt and best.weights where they are the best so far."""
-    network = averaged_network(state, config)
+    network = averaged_network(state)
     device = next(state.network.parameters()).device
     evaluation = evaluate_network(
         network.to(device, memory_format=torch.channels_last),
@@ -354,16 +395,17 @@ def evaluate(
         device=device,
         precision=resolve_precision(args.precision, device),
         workers=args.workers,
-        letterbox=config.net.letter_box,
+        letterbox=network.config.net.letter_box,
         progress=False,
     )
     metrics = evaluation.metrics
     log.evaluation(state.iteration, {key: value for key, value in metrics.as_dict().items() if key != "per_class"})
     present = metrics.precision50[metrics.precision50.min(axis=1) >= 0]
-    log.curve("precision and recall at IoU 0.5", present.mean(axis=0), state.iteration)
+    if len(present):
+        log.curve("precision and recall at IoU 0.5", present.mean(axis=0), state.iteration)
     log.picture("detections", show_detections(val_set, evaluation), state.iteration)
     if state.best.update(state.iteration, metrics.ap50, metrics.ap):
-        save_checkpoint(folder / "best.pt", {**description(config, val_set), "model": network.cpu().state_dict()})
+        save_checkpoint(folder / "best.pt", {**about, "model": network.cpu().state_dict()})
         save_darknet_weights(network, folder / "best.weights")
         write_json(folder / "best.json", evaluation.metrics.as_dict())
 
@@ -382,14 +424,33 @@ def show_detections(dataset: Dataset, evaluation: Evaluation, count: int = 4) ->
 
 
 def description(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
-    return {"cfg": format_cfg(config), "names": list(dataset.names), "torch": torch.__version__}
+    """What a checkpoint says of itself; ``data`` is how a resumed run knows its images again."""
+    digest = hashlib.sha256()
+    for record in dataset.records:
+        digest.update(f"{record.path.name} {record.size} {record.labels.tolist()}".encode(errors="surrogateescape"))
+        digest.update(record.boxes.tobytes())
+    return {
+        "cfg": format_cfg(config),
+        "names": list(dataset.names),
+        "data": f"{len(dataset):,} images ({digest.hexdigest()[:12]})",
+        "torch": str(torch.__version__),
+    }
 
 
-def save_last(state: TrainingState, config: Config, dataset: Dataset, folder: Path) -> None:
+def check_same_data(then: str | None, now: str, folder: Path) -> None:
+    """Refuse to go on with a run on other images, which would be another run."""
+    if then != now:
+        raise InputError(
+            f"{folder}/last.pt: trained on {then}, --data now gives {now}; "
+            "bring the images and labels back, or start a new run with --weights"
+        )
+
+
+def save_last(state: TrainingState, about: dict[str, Any], folder: Path) -> None:
     """Write last.pt, from which ``--resume`` goes on, and last.weights."""
-    save_checkpoint(folder / "last.pt", {**description(config, dataset), **state.as_dict()})
-    save_darknet_weights(averaged_network(state, config), folder / "last.weights")
+    network = averaged_network(state)
+    save_checkpoint(folder / "last.pt", {**about, **state.as_dict()})
+    save_darknet_weights(network, folder / "last.weights")
 
 
 def out_of_patience(args: argparse.Namespace, state: TrainingState, log: RunLog) -> bool:
@@ -406,11 +467,10 @@ def finish(state: TrainingState, folder: Path) -> None:
     plot_results(rows, folder / "results.png", str(folder))
     print(f"{'iteration':>9} {'minutes':>8} {'AP50':>6} {'AP':>6} {'AP75':>6}")
     for row in (row for row in rows if "ap50" in row):
+        scores = " ".join(f"{row[name]:6.3f}" for name in ("ap50", "ap", "ap75"))
         mark = "  best" if row["iteration"] == state.best.iteration else ""
-        print(
-            f"{row['iteration']:9} {row['seconds'] / 60:8.1f} {row['ap50']:6.3f} {row['ap']:6.3f} {row['ap75']:6.3f}{mark}"
-        )
-    print(f"{folder}/: best.pt best.weights last.pt network.cfg results.png mosaic.jpg metrics.jsonl")
+        print(f"{row['iteration']:9} {row['seconds'] / 60:8.1f} {scores}{mark}")
+    print(f"{folder}/:", *sorted(path.name for path in folder.glob("[!.]*")))
 
 
 if __name__ == "__main__":

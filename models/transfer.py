@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
 from models.darknet import Darknet
 from models.weights import backbone_layers, load_darknet_weights
+from models.yolo_head import RegionHead
 from utils.cfg import Config
 from utils.checkpoint import load_checkpoint
 from utils.errors import UsageError, WeightsError
 
 
 def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
-    """Copy into ``network`` what fits of a ``.pt``, a ``.weights`` or a backbone file; return a line that says what did.
+    """Copy into ``network`` what fits of a ``.pt``, ``.weights`` or backbone file; return a line that says what did.
 
     Args:
         network: the network to train, changed in place.
@@ -26,7 +28,7 @@ def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
     """
     if path.suffix == ".pt":
         state = load_checkpoint(path)
-        return _copy_matching(network, state["ema"] or state["model"], path)
+        return _copy_matching(network, state.get("ema") or state["model"], path)
     layers = backbone_layers(network, path)
     if layers is None:
         donor = Darknet(original)
@@ -37,10 +39,22 @@ def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
     return f"{path}: loaded " + ("every layer" if whole else f"the first {layers} of {len(network.layers)} layers")
 
 
+@torch.no_grad()
+def expect_background(network: Darknet, prior: float = 0.01) -> None:
+    """Let every anchor of new heads start with objectness ``prior``, in place (RetinaNet, arXiv 1708.02002, section 4.1).
+
+    Darknet starts at one half everywhere: the first steps then only push thousands of cells down, which on short
+    warm-ups ends in NaN. Values that pretrained weights bring are loaded after this.
+    """
+    for head in network.heads:
+        if isinstance(head, RegionHead):  # its objectness is learned as a square error, not against a logit
+            continue
+        bias = network.layers[head.index - 1].conv.bias
+        bias.view(head.num_anchors, -1)[:, head.box_entries] = math.log(prior / (1 - prior))
+
+
 def freeze(network: Darknet, layers: int) -> None:
     """Keep the first ``layers`` layers as they are, in place: no gradient, batch norm in evaluation mode.
-
-    Call it after ``network.train()``, which would wake their batch norms.
 
     Raises:
         UsageError: the network has no more layers than that.
@@ -49,7 +63,7 @@ def freeze(network: Darknet, layers: int) -> None:
         raise UsageError(
             f"--freeze {layers}: {network.config.source} has {len(network.layers)} layers; leave some to train"
         )
-    network.layers[:layers].eval().requires_grad_(False)
+    network.freeze(layers)
 
 
 @torch.no_grad()

@@ -42,6 +42,12 @@ def atomic_write(path: Path, *, binary: bool = True) -> Iterator[IO]:
         raise
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove the halves that a killed process left in ``folder``; nobody else may be writing there."""
+    for path in folder.glob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def disk_fault(error: BaseException) -> OSError | None:
     """The OSError of a disk that refuses to take more, where ``error`` is one or was raised from one.
 

@@ -6,6 +6,7 @@ import argparse
 import errno
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from utils.errors import UsageError, UserError
 from utils.structures import Size
 
 EXIT_BUG, EXIT_INPUT, EXIT_ENVIRONMENT = 1, 3, 4
+_NO_MEMORY = "can't allocate memory"  # how torch's CPU allocator says it, in a plain RuntimeError
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -44,10 +46,12 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         sys.exit(128 + signal.SIGINT)
     except Terminated:
         sys.exit(128 + signal.SIGTERM)
-    except (UserError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        if debug:
-            raise
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
         message, code = describe(error)
+        if code == EXIT_BUG:
+            raise
+        if debug:
+            traceback.print_exc()
         print(f"yolov4: error: {message}", file=sys.stderr)
         sys.exit(code)
     sys.exit(0)
@@ -57,7 +61,7 @@ def describe(error: BaseException) -> tuple[str, int]:
     """One line for the user and the exit code."""
     if isinstance(error, UserError):
         return _one_line(error), error.exit_code
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY in str(error):
         return f"out of memory ({_one_line(error) or 'no details'}); try a smaller --batch or --size", EXIT_ENVIRONMENT
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

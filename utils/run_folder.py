@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -33,18 +34,23 @@ def new_run_folder(parent: Path, name: str) -> Path:
 def lock_folder(folder: Path) -> IO[str]:
     """Keep other processes from training into ``folder`` while the returned file is open.
 
+    A record lock belongs to the process alone: loading processes that outlive a killed training by seconds do not
+    keep it, so that the run can be resumed at once.
+
     Raises:
         EnvironmentFault: another live process holds it.
     """
     file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise EnvironmentFault(f"{folder}: in use by {holder}; wait for it, or give another --out") from None
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise EnvironmentFault(f"{folder}: in use by {holder}; wait for it, or give another --out") from None
+        # else a file system without locks, where nobody can be kept out
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-_TENSORBOARD_EVERY = 10
+from utils.atomic import atomic_write
+
+_TENSORBOARD_EVERY = 10  # iterations
+_LINE_EVERY = 30  # seconds between the lines that stand for the bar where there is no terminal
 
 
 class RunLog:
@@ -29,13 +32,15 @@ class RunLog:
         self._board = _Board(folder, start)
         self._every = max(1, total // 5000)  # a long run keeps some 5,000 lines
         self._images = images_per_iteration
+        self._total = total
         self._began = time.monotonic() - _seconds_before(folder / "metrics.jsonl")
         self._smooth: dict[str, float] = {}
         # positions are images: the rate shown is then images/s, and time left follows from it
         self._bar = tqdm(
             total=total * self._images, initial=start * self._images, unit="image", dynamic_ncols=True,
-            mininterval=0.5, disable=None if sys.stderr.isatty() else False, file=sys.stderr,
+            mininterval=0.5, disable=None, file=sys.stderr,
         )  # fmt: skip
+        self._said = time.monotonic()
 
     def step(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None:
         """Record one optimiser step; ``iteration`` counts from 1."""
@@ -45,6 +50,9 @@ class RunLog:
         terms = " ".join(f"{name} {value:.3g}" for name, value in self._smooth.items())
         self._bar.set_postfix_str(f"{terms} lr {learning_rate:.2g}", refresh=False)
         self._bar.update(self._images)
+        if self._bar.disable and time.monotonic() - self._said > _LINE_EVERY:
+            self._said = time.monotonic()
+            self.note(f"iteration {iteration} of {self._total}: {terms} lr {learning_rate:.2g}")
         if iteration % self._every == 0:
             self._write({"iteration": iteration, **losses, "lr": learning_rate})
         if iteration % _TENSORBOARD_EVERY == 0:
@@ -89,7 +97,8 @@ def cut_metrics(path: Path, iteration: int) -> None:
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [row for row in rows if row.endswith("\n") and json.loads(row)["iteration"] <= iteration]
     if len(kept) < len(rows):
-        path.write_text("".join(kept), encoding="utf-8")
+        with atomic_write(path, binary=False) as file:
+            file.write("".join(kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -83,7 +83,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes found in one image, by falling score: float32 (N, 4) xyxy original pixels, (N,) scores, int64 (N,) labels."""
+    """Boxes found in one image, by falling score.
+
+    Attributes:
+        boxes: float32 (N, 4) xyxy, original pixels.
+        scores: float32 (N,) in [0, 1].
+        labels: int64 (N,).
+    """
 
     boxes: Tensor
     scores: Tensor

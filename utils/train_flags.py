@@ -52,7 +52,7 @@ def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path)
     file = folder / "args.json"
     if not file.is_file():
         raise InputError(f"{folder}: no run to resume (wanted a folder of train.py with args.json and last.pt)")
-    saved = argparse.Namespace(**json.loads(file.read_text(encoding="utf-8")))
+    saved = _saved_flags(parser, file)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
@@ -69,6 +69,15 @@ def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path)
     saved.out = str(folder)
     saved.size = tuple(saved.size) if saved.size else None
     return saved
+
+
+def _saved_flags(parser: argparse.ArgumentParser, file: Path) -> argparse.Namespace:
+    """The flags in args.json; those that came later into being have their defaults."""
+    try:
+        flags = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file}: not the flags of a run ({error}); start a new run with --weights") from None
+    return argparse.Namespace(**{**vars(parser.parse_args([])), **flags})
 
 
 def _parser() -> argparse.ArgumentParser:

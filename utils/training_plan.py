@@ -67,8 +67,9 @@ def plan_training(
     plan = Plan()
     small = images < SMALL_DATASET
     batch = cfg.batch
+    parts = cfg.subdivisions if "subdivisions" in given else 1
     if small and "batch" not in given and batch > SMALL_BATCH:
-        batch = SMALL_BATCH
+        batch = parts * math.ceil(SMALL_BATCH / parts)
         plan.set(f"batch {batch} for more updates an epoch (cfg: {cfg.batch})", batch=batch)
     _choose_subdivisions(plan, cfg, batch, small, given, bytes_per_image)
     total = _iterations(cfg, images, batch, given, epochs, iterations)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils.ema import Ema
-from utils.errors import WeightsError
+from utils.errors import Diverged, WeightsError
 
 
 @dataclass
@@ -44,6 +44,19 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     iteration: int = 0  # optimiser steps done
     best: Best = field(default_factory=Best)
+
+    def check_finite(self) -> None:
+        """Look for NaN and infinity in weights and batch norm statistics.
+
+        Raises:
+            Diverged: with the first tensor that holds one.
+        """
+        for name, tensor in self.network.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise Diverged(
+                    f"iteration {self.iteration}: {name} holds NaN or infinity; lower learning_rate; "
+                    "last.pt, if there is one, is from before"
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain tensors, numbers and text."""
