@@ -25,10 +25,9 @@ from tqdm import tqdm
 from data.frames import ImageFiles, VideoFile
 from data.live import LiveStream
 from data.sources import Source, open_sources
-from models import load_network
+from models import describe_network, load_network
 from models.detector import Detector
-from utils.cfg import Config, load_cfg, parse_cfg, with_size
-from utils.checkpoint import load_checkpoint
+from utils.cfg import with_size
 from utils.cli import Parser, add_device_flags, add_network_flags, add_threshold_flags, positive_int, run
 from utils.detection_files import Add, Stems, crops, csv_report, file_name, json_report, yolo_labels
 from utils.device import precision_name, resolve_precision, select_device
@@ -191,7 +190,7 @@ def load_detector(args: argparse.Namespace) -> tuple[Detector, str, tuple[str, .
     if args.weights is None:
         raise UsageError("detect.py needs --weights: a Darknet .weights file (with its --cfg), or a .pt of train.py")
     device = select_device(args.device)
-    config, names = read_config(args)
+    config, names = describe_network(args.cfg, args.weights)
     if args.size is not None:
         config = with_size(config, args.size)
     precision = precision_name(resolve_precision(args.precision, device))
@@ -210,18 +209,6 @@ def load_detector(args: argparse.Namespace) -> tuple[Detector, str, tuple[str, .
         batch=args.batch or (8 if device.type == "cuda" else 1),
     )
     return detector, printable(args.cfg or args.weights), names
-
-
-def read_config(args: argparse.Namespace) -> tuple[Config, list[str] | None]:
-    """The network's plan, and its class names if they come with it: a checkpoint carries both."""
-    if Path(args.weights).suffix != ".pt":
-        if args.cfg is None:
-            raise UsageError(f"--weights {args.weights} does not say which network it is of; give its --cfg")
-        return load_cfg(args.cfg), None
-    checkpoint = load_checkpoint(Path(args.weights))
-    if args.cfg is not None:
-        return load_cfg(args.cfg), checkpoint["names"]
-    return parse_cfg(checkpoint["cfg"], source=f"{args.weights}:cfg"), checkpoint["names"]
 
 
 def class_names(file: str | None, own: Sequence[str] | None, classes: int, source: str) -> tuple[str, ...]:

@@ -8,10 +8,28 @@ import torch
 
 from models.darknet import Darknet
 from models.weights import load_darknet_weights
-from utils.cfg import Config, load_cfg
+from utils.cfg import Config, load_cfg, parse_cfg
 from utils.checkpoint import load_checkpoint
 from utils.device import resolve_precision, select_device
-from utils.errors import WeightsError
+from utils.errors import UsageError, WeightsError
+
+
+def describe_network(cfg: str | Path | None, weights: str | Path | None) -> tuple[Config, tuple[str, ...] | None]:
+    """What ``--cfg`` and ``--weights`` together say: the cfg, and the class names where the weights bring them.
+
+    A ``.pt`` of train.py carries both; with a ``.weights`` file the cfg must be named.
+
+    Raises:
+        UsageError: nothing says which network it is.
+    """
+    if weights is None or Path(weights).suffix != ".pt":
+        if cfg is None:
+            given = "" if weights is None else f"--weights {weights} does not say which network it is of; "
+            raise UsageError(f"{given}give its --cfg")
+        return load_cfg(cfg), None
+    checkpoint = load_checkpoint(Path(weights))
+    config = parse_cfg(checkpoint["cfg"], source=f"{weights}:cfg") if cfg is None else load_cfg(cfg)
+    return config, tuple(checkpoint["names"])
 
 
 def load_network(

@@ -144,7 +144,8 @@ def test_results_of_another_detector(case):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        ((), 2, "--cfg and --weights missing"),
+        ((), 2, "--weights missing"),
+        (("--weights", "tiny.weights"), 2, "does not say which network it is of; give its --cfg"),
         (("--cfg", "tiny.cfg"), 2, "--weights missing"),
         (("--cfg", "tiny.cfg", "--results", "r.json"), 2, "--cfg with --results"),
         (("--cfg", "tiny.cfg", "--weights", "tiny.weights", "--batch", "0"), 2, "not a whole number"),
@@ -228,11 +229,12 @@ def test_a_trained_network_finds_things(shared_data):
 
 
 def test_classes_must_fit(case):
-    args = SimpleNamespace(cfg="c.cfg", data=str(case), split="val", names=None)
+    args = SimpleNamespace(data=str(case), split="val", names=None)
+    config = SimpleNamespace(source="c.cfg")
     with pytest.raises(UsageError, match=r"2 classes, c.cfg has 80"):
-        eval_script.load_classes(args, SimpleNamespace(heads=(1,), num_classes=80))
+        eval_script.load_classes(args, SimpleNamespace(heads=(1,), num_classes=80, config=config))
     with pytest.raises(UsageError, match=r"without .yolo. sections"):
-        eval_script.load_classes(args, SimpleNamespace(heads=(), num_classes=80))
+        eval_script.load_classes(args, SimpleNamespace(heads=(), num_classes=80, config=config))
 
 
 def test_results_need_coco_ids(monkeypatch):
