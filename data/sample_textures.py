@@ -10,7 +10,7 @@ from data.sample_objects import Rng, linear
 
 TILE = 512  # pixels along a side of a ground texture, which repeats
 _AXIS = np.arange(TILE, dtype=np.float32)
-PANORAMA = (256, 768)  # a backdrop: rows of elevation, columns of azimuth
+PANORAMA = (192, 576)  # a backdrop: rows of elevation, columns of azimuth
 
 
 def noise(rng: Rng, size: tuple[int, int], cells: tuple[int, int], octaves: int = 4) -> np.ndarray:
@@ -95,8 +95,8 @@ def concrete(rng: Rng) -> np.ndarray:
     """Concrete, asphalt or sand: grains, stains, and sometimes cracks."""
     colour = linear(*[(150, 148, 142), (88, 88, 92), (205, 185, 150), (175, 160, 145)][rng.integers(4)])
     stains, grains = noise(rng, (TILE, TILE), (4, 4), 5), rng.standard_normal((TILE, TILE), dtype=np.float32)
-    cracks = np.abs(noise(rng, (TILE, TILE), (4, 4), 4)) < 0.012 * (rng.random() < 0.4)
-    tone = (1 + 0.09 * stains + 0.13 * cv2.GaussianBlur(grains, (0, 0), 0.8)) * (1 - 0.5 * cracks)
+    cracks = np.abs(noise(rng, (TILE, TILE), (4, 4), 4)) < 0.012 if rng.random() < 0.4 else np.zeros(1, bool)
+    tone = (1 + 0.09 * stains + 0.13 * cv2.GaussianBlur(grains, (0, 0), 0.8)) * np.float32(1 - 0.5 * cracks)
     return (colour * tone[..., None]).clip(0.01).astype(np.float32) * _relief(grains, 0.04)
 
 
@@ -132,7 +132,7 @@ def sky(rng: Rng) -> np.ndarray:
     hills = 0.03 + 0.06 * np.abs(noise(rng, (8, width), (1, 5), 4)[:1]) * rng.uniform(0.3, 2)
     leaves = noise(rng, PANORAMA, (24, 72), 3)
     green = linear(*rng.uniform((40, 60, 35), (110, 120, 110))) * (1 + 0.25 * leaves[..., None])
-    return np.where((rise < hills)[..., None], green, image).astype(np.float32)
+    return blurred(np.where((rise < hills)[..., None], green, image).astype(np.float32), 0.8)
 
 
 def room(rng: Rng) -> np.ndarray:
