@@ -73,7 +73,8 @@ class Darknet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the convolutions compute in, autocast aside."""
-        return next((p.dtype for p in self.parameters()), torch.float32)
+        computing = (module for module in self.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+        return next((module.weight.dtype for module in computing), torch.float32)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Run the network; an activation lives only until the last layer that reads it.

@@ -115,7 +115,7 @@ class ConvolutionalLayer(nn.Module):
     def fuse(self) -> None:
         """Fold the batch norm into weights and bias, in float64 as Darknet does; in place.
 
-        A layer that others share keeps its own tensors: each sharer folds a copy.
+        Layers that share parameters part here: each folds its own copy.
         """
         bn, conv = self.bn, self.conv
         if bn is None or isinstance(conv, BinaryConv2d):  # binarising scaled weights would lose the scale
@@ -186,7 +186,7 @@ class ImplicitLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The constant for as many images as ``x`` has: (B, filters, atoms, 1)."""
-        return self.weight.view(1, *self.shape).expand(x.shape[0], *self.shape)
+        return self.weight.to(x.dtype).view(1, *self.shape).expand(x.shape[0], *self.shape)
 
     def darknet_parameters(self) -> NamedTensors:
         """The constant."""

@@ -376,3 +376,10 @@ def test_detect_wants_a_detector_and_a_list() -> None:
     classifier = Darknet(parse_cfg(NET + CONV.format(8, 2, "relu") + "[avgpool]\n", source="c.cfg"))
     with pytest.raises(ValueError, match=r"c\.cfg: a network without a head finds no objects"):
         classifier.detect([picture])
+
+
+def test_casting_reaches_layers_of_every_kind() -> None:
+    text = NET + "[batchnorm]\n" + LAST + "[implicit]\nfilters=4\natoms=1\n" + LAST + "[connected]\noutput=3\n"
+    (logits,) = Darknet(parse_cfg(text)).eval().cast(torch.bfloat16)(images())
+    assert logits.dtype == torch.float32
+    assert logits.shape == (2, 3)
