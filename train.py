@@ -243,7 +243,7 @@ def make_loader(args: argparse.Namespace, config: Config, dataset: Dataset, iter
         head,
         mosaic=args.mosaic,
         photometric=load_photometric(args.photometric),
-        close_at=round(total * (1 - args.close_mosaic)),
+        close_at=net.subdivisions * round(net.max_batches * (1 - args.close_mosaic)),
     )
     sizes = MultiScale(
         size=(net.height, net.width),

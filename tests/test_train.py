@@ -447,10 +447,10 @@ def test_bf16_trains_on_the_cpu(painted: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_subdivisions_give_what_one_pass_gives(painted: Path, tmp_path: Path) -> None:
-    """Without batch norm the gradient of a batch is the sum over its parts; float32 sums differ in the last digits."""
+    """Without batch norm a batch's gradient is the sum over its parts; mosaics end at the same step."""
     cfg = tmp_path / "plain.cfg"
     text = CFG.replace("batch_normalize=1\n", "").replace("probability=.02", "probability=0")
-    cfg.write_text(text.replace("ignore_thresh=.7", "ignore_thresh=2"))  # a threshold would make a jump of a last digit
+    cfg.write_text(text.replace("ignore_thresh=.7", "ignore_thresh=2"))  # a threshold makes a jump of a last digit
     losses = []
     for parts in (1, 4):
         out = tmp_path / f"run{parts}"

@@ -1,0 +1,48 @@
+"""utils.signals: the first signal is a wish, the second an order, and afterwards all is as before."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from utils.signals import StopRequest
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_is_noted(number: int, code: int) -> None:
+    with StopRequest() as stop:
+        assert stop.signal is None
+        send(number)
+        assert stop.signal == number
+    assert stop.exit_code == code
+
+
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_second_signal_ends_at_once(second: int, code: int) -> None:
+    with pytest.raises(SystemExit) as ended, StopRequest():
+        send(signal.SIGINT)
+        send(second)
+    assert ended.value.code == code
+
+
+def test_handlers_come_back_even_after_an_error() -> None:
+    before = [signal.getsignal(number) for number in StopRequest.signals]
+    with pytest.raises(KeyError), StopRequest():
+        assert [signal.getsignal(number) for number in StopRequest.signals] != before
+        raise KeyError
+    assert [signal.getsignal(number) for number in StopRequest.signals] == before
+
+
+def test_contexts_within_each_other() -> None:
+    with StopRequest() as outer:
+        with StopRequest() as inner:
+            send(signal.SIGTERM)
+        assert (inner.signal, outer.signal) == (signal.SIGTERM, None)
+        send(signal.SIGTERM)
+        assert outer.signal == signal.SIGTERM
