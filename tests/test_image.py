@@ -272,6 +272,14 @@ def test_letterbox_by_hand() -> None:
     assert (pixels[:, :76] == 0.5).all() and (pixels[:, 76:532] == 1).all() and (pixels[:, 532:] == 0.5).all()
 
 
+def test_odd_padding_has_its_larger_half_behind() -> None:
+    # 1x4 into 4x4: one column; of the three others one is left of it, (4 - 1) div 2
+    pixels, placed = network_input(np.full((4, 1, 3), 255, np.uint8), (4, 4), letterbox=True)
+    assert (pixels[0, 0].tolist(), placed.left) == ([0.5, 1, 0.5, 0.5], 1.5)
+    pixels, placed = network_input(np.full((1, 4, 3), 255, np.uint8), (4, 4), letterbox=True)
+    assert (pixels[0, :, 0].tolist(), placed.top) == ([0.5, 1, 0.5, 0.5], 1.5)
+
+
 def test_stretch_by_hand() -> None:
     _, placed = network_input(np.zeros((480, 640, 3), np.uint8), (608, 416), letterbox=False)
     assert (placed.scale_x, placed.scale_y, placed.left, placed.top) == (0.65, 608 / 480, 0, 0)
