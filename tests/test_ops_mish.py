@@ -27,7 +27,9 @@ def assert_close(got: Tensor, exact: Tensor, factor: float = 1.0) -> None:
     torch.testing.assert_close(got.double(), exact.double(), rtol=_TOLERANCE[got.dtype] * factor, atol=tiny)
 
 
-@pytest.mark.parametrize("low, high, most", [(-87, -20, 2), (-20, -5, 5), (-5, -1, 5), (-1, 0, 5), (0, 1, 4), (1, 9, 2)])
+@pytest.mark.parametrize(
+    "low, high, most", [(-87, -20, 2), (-20, -5, 5), (-5, -1, 5), (-1, 0, 5), (0, 1, 4), (1, 9, 2)]
+)
 def test_forward_is_within_a_few_units_of_the_last_place(cpu_kernels, low, high, most):
     x = torch.linspace(low, high, 200_003)
     exact = exact_mish(x)
@@ -72,7 +74,9 @@ def test_special_values(cpu_kernels, dtype):
     assert slope[0] == 1 and slope[1] == 0 and slope[2].isnan()
     assert slope[3] == torch.tensor(0.6, dtype=dtype) and slope[5] == 1 and slope[6] == 0 and slope[8] == 0
     curvature = ops.mish_double_backward(torch.ones_like(x), torch.ones_like(x), x)[1]
-    assert curvature[0].abs().item() < 1e-15 and curvature[1] == 0 and curvature[3].item() == pytest.approx(0.64, rel=4e-3)
+    assert (
+        curvature[0].abs().item() < 1e-15 and curvature[1] == 0 and curvature[3].item() == pytest.approx(0.64, rel=4e-3)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -160,11 +160,11 @@ def _plan(side: str) -> tuple[list[list[str]], list[str]]:
 
 
 def _architectures() -> list[str]:
-    """The GPU at hand, or, where there is none, Ampere and Hopper with PTX for later ones."""
+    """The GPU at hand, or, where there is none, Ampere and Hopper, and PTX for later ones."""
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         return [f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}"]
-    return ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"]
+    return ["-gencode=arch=compute_80,code=[sm_80,sm_90,compute_80]"]  # one run of the front end for all
 
 
 def _run(command: list[str]) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
-from models.ops import native, registration
+from models.ops import native
 from models.ops.build import BuildError, build
 from models.ops.registration import ops
 from utils.errors import EnvironmentFault, UsageError
@@ -35,7 +37,20 @@ class Side:
 
 
 _sides: dict[str, Side] = {}
-_mode = os.environ.get(MODE_VARIABLE, "auto")
+_loading = threading.Lock()
+
+
+def _checked(mode: str, source: str) -> str:
+    if mode not in MODES:
+        raise UsageError(f"{source}: {mode!r} (wanted one of {', '.join(MODES)})")
+    return mode
+
+
+def _first_mode() -> str:
+    return _checked(os.environ.get(MODE_VARIABLE, "auto"), f"${MODE_VARIABLE}")
+
+
+_mode = _first_mode()
 
 
 def set_ops(mode: str) -> None:
@@ -45,9 +60,7 @@ def set_ops(mode: str) -> None:
         UsageError: another word. EnvironmentFault: "fused", and a device at hand has no working library.
     """
     global _mode
-    if mode not in MODES:
-        raise UsageError(f"--ops: {mode!r} (wanted one of {', '.join(MODES)})")
-    _mode = mode
+    _mode = _checked(mode, "--ops")
     if mode == "fused":
         for device in devices():
             if side(device).library is None:
@@ -67,7 +80,9 @@ def devices() -> list[str]:
 def side(device: str) -> Side:
     """The fused operators of a device type, loaded at the first call."""
     if device not in _sides:
-        _sides[device] = _load(device)
+        with _loading:  # threads of one process: one loads, the others wait
+            if device not in _sides:
+                _sides[device] = _load(device)
     return _sides[device]
 
 
@@ -95,9 +110,9 @@ def _load(device: str) -> Side:
     if device == "cuda" and torch.version.cuda is None:
         return Side(device, None, "this torch is not built for CUDA")
     try:
-        library = build(device)
-        torch.ops.load_library(str(library))
-        _prove(device)
+        library = _open(device)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+            _prove(device)
     except (BuildError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(f"yolov4: native operators for {device}: {reason}", file=sys.stderr, flush=True)
@@ -105,22 +120,44 @@ def _load(device: str) -> Side:
     return Side(device, library)
 
 
+def _open(device: str) -> Path:
+    library = build(device)
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:  # a file that was damaged, or linked against libraries that have gone
+        ctypes.CDLL(str(build(device, force=True)))
+    return library
+
+
 def _prove(device: str) -> None:
-    """Compare with PyTorch on a small case; a library that fails here is not used."""
-    x = torch.linspace(-12, 12, 2 * 20 * 3 * 3, device=device).view(2, 20, 3, 3)
-    mean, variance = native.statistics(x)
-    cases = {
-        "mish": (ops.mish(x), torch.nn.functional.mish(x)),
-        "bn_stats": (ops.bn_stats(x, None, None, 0.1, 1e-5), (mean, (variance + 1e-5).rsqrt())),
+    """Compare every operator with PyTorch on small cases; a library that fails here is not used."""
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
+            for channels in (16, 7):  # whole registers or packs, and what is left over
+                x = torch.linspace(-12, 12, 2 * channels * 12, dtype=torch.float32, device=device)
+                x = x.view(2, channels, 4, 3).to(dtype).contiguous(memory_format=memory_format)
+                _prove_on(x, tolerance)
+
+
+def _prove_on(x: torch.Tensor, tolerance: float) -> None:
+    wide, grad = x.float(), torch.cos(x)
+    mean, variance = native.statistics(wide)
+    invstd = (variance + 1e-5).rsqrt()
+    pairs = {
+        "mish": (ops.mish(x), F.mish(wide)),
+        "mish_backward": (ops.mish_backward(grad, x), torch.ops.aten.mish_backward(grad.float(), wide)),
+        "bn_stats": (torch.stack(ops.bn_stats(x, None, None, 0.1, 1e-5)), torch.stack((mean, invstd))),
     }
-    invstd = cases["bn_stats"][1][1]
     for name, code in native.ACTIVATIONS.items():
-        arguments = (x, mean, invstd, mean + 0.5, mean, code, False)
-        cases[name] = (ops.bn_act(*arguments), native.normalise_and_activate(*arguments))
-    for name, (got, wanted) in cases.items():
-        pairs = [(got, wanted)] if isinstance(got, torch.Tensor) else zip(got, wanted, strict=True)
-        if not all(torch.allclose(g, w, rtol=1e-4, atol=1e-5) for g, w in pairs):
-            raise BuildError(f"the smoke test of {name} failed")
-
-
-__all__ = ["MODES", "Side", "devices", "fused", "get_ops", "registration", "set_ops", "side", "use_cpu_kernels"]
+        leaves = [t.clone().requires_grad_() for t in (wide, mean + 0.5, mean)]
+        with torch.enable_grad():
+            y = native.normalise_and_activate(leaves[0], mean, invstd, *leaves[1:], code, True)
+        grads = torch.autograd.grad(y, leaves, grad.float())
+        pairs[name] = (ops.bn_act(x, mean, invstd, mean + 0.5, mean, code, True), y)
+        ours = ops.bn_act_backward(grad, x, mean, invstd, mean + 0.5, mean, code, True)
+        for part, got, wanted in zip(("x", "weight", "bias"), ours, grads, strict=True):
+            pairs[f"{name} backward to {part}"] = (got, wanted)
+    for name, (got, wanted) in pairs.items():
+        scale = wanted.abs().max().clamp(min=1.0)
+        if not ((got.float() - wanted).abs() <= tolerance * scale).all():
+            raise BuildError(f"the smoke test of {name} failed for {x.dtype}")

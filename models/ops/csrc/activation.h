@@ -1,13 +1,14 @@
 // The activations and their derivatives, written once for the CPU's vectors and the GPU's scalars.
 //
 // V is what one lane group holds: a GCC vector of floats or doubles on the CPU, a plain float or double on the
-// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below) and
-// `reciprocal(V)`, and name their own namespace OPS_ISA: the same templates are compiled for several
-// instruction sets, and the linker must never hand an AVX-512 copy to the plain path.
+// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below), `reciprocal(V)`,
+// `at_most(V, high)` and `at_least(V, low)`, which keep NaN, and name their own namespace OPS_ISA: the same
+// templates are compiled for several instruction sets, and the linker must never hand an AVX-512 copy to the
+// plain path.
 #pragma once
 
 #if defined(__CUDACC__)
-#define OPS_FN __device__ __forceinline__
+#define OPS_FN static __device__ __forceinline__
 #else
 #define OPS_FN static inline __attribute__((always_inline))
 #endif
@@ -61,18 +62,14 @@ OPS_FN Tanhsp<V> tanh_softplus(V c) {
   return {c, e, r, t};
 }
 
-// A comparison keeps NaN where min() would lose it.
 template <class V>
 OPS_FN V cut_above(V x) {
-  const V high = splat<V>(highest<scalar_t<V>>);
-  return x >= high ? high : x;
+  return at_most(x, highest<scalar_t<V>>);
 }
 
 template <class V>
 OPS_FN V cut_both(V x) {
-  const V low = splat<V>(lowest<scalar_t<V>>);
-  const V c = cut_above(x);
-  return c <= low ? low : c;
+  return at_least(cut_above(x), lowest<scalar_t<V>>);
 }
 
 struct Mish {
@@ -130,9 +127,9 @@ struct Swish {
   }
   template <class V>
   OPS_FN V slope(V x) {
-    const V low = splat<V>(lowest<scalar_t<V>>);
+    constexpr double low = lowest<scalar_t<V>>;
     const V s = sigmoid(x);
-    return s + (x < low ? low : x > -low ? -low : x) * s * (splat<V>(1) - s);
+    return s + at_most(at_least(x, low), -low) * s * (splat<V>(1) - s);
   }
 };
 

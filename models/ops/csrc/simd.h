@@ -56,12 +56,24 @@ OPS_INLINE To bits_as(From from) {
 OPS_INLINE Float reciprocal(Float x) { return 1.0f / x; }
 OPS_INLINE Double reciprocal(Double x) { return 1.0 / x; }
 
+// Comparisons keep NaN where min and max would lose it.
+template <class V>
+OPS_INLINE V at_most(V x, double high) {
+  const V limit = V{} + static_cast<decltype(V{}[0] + 0)>(high);
+  return x >= limit ? limit : x;
+}
+template <class V>
+OPS_INLINE V at_least(V x, double low) {
+  const V limit = V{} + static_cast<decltype(V{}[0] + 0)>(low);
+  return x <= limit ? limit : x;
+}
+
 // exp(x) for x <= 37, within one unit in the last place; 0 below the smallest denormal, NaN for NaN.
 // x = k ln2 + s; the polynomial is a minimax fit of exp(s) on |s| <= ln2 / 2 (relative error 3e-9, 0.05 ULP).
 // 2^k is built 90 too large, so that one multiplication at the end rounds denormal results once.
 OPS_INLINE Float exp_bounded(Float x) {
   constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(k) in the low bits
-  const Float c = x < -105.0f ? Float{} - 105.0f : x;
+  const Float c = at_least(x, -105.0);
   const Float shifted = c * 1.44269504f + round_magic;
   const Float k = shifted - round_magic;
   const Float s = (c - k * 0.693145752f) - k * 1.42860682e-6f;
@@ -77,7 +89,7 @@ OPS_INLINE Float exp_bounded(Float x) {
 // The same for double; on |s| <= ln2 / 2 the Taylor series ends at s^13 / 13! with a relative error of 4e-18.
 OPS_INLINE Double exp_bounded(Double x) {
   constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
-  const Double c = x < -750.0 ? Double{} - 750.0 : x;
+  const Double c = at_least(x, -750.0);
   const Double shifted = c * 1.4426950408889634 + round_magic;
   const Double k = shifted - round_magic;
   const Double s = (c - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;

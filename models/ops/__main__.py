@@ -1,0 +1,83 @@
+"""Say which operators are active, how they were built, and what they gain: ``python -m models.ops [--build]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from torch import nn
+
+from models.ops import batch_norm_act, get_ops, mish, set_ops
+from models.ops.build import BuildError, build, cache_folder, cuda_compiler
+from models.ops.extension import devices, side, use_cpu_kernels
+from models.ops.timing import interleaved_medians
+from utils.errors import EnvironmentFault
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; with --build compile whatever can be compiled here. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m models.ops", description=__doc__)
+    parser.add_argument("--build", action="store_true", help="compile ahead of the first use, and stop")
+    parser.add_argument("--force", action="store_true", help="with --build: compile again")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the benchmark (10)")
+    options = parser.parse_args(arguments)
+    if options.build:
+        return build_all(force=options.force)
+    print(f"mode      {get_ops()}\ntorch     {torch.__version__}\ncache     {cache_folder()}")
+    for device in devices():
+        print(describe(device))
+        if side(device).library is not None:
+            compare(device, options.seconds / len(devices()))
+    return 0
+
+
+def build_all(*, force: bool) -> int:
+    """Compile every side whose compiler is here; the CPU side must succeed. Returns the exit code."""
+    try:
+        print(f"cpu       {build('cpu', force=force)}")
+    except BuildError as error:
+        print(f"cpu       {error}", file=sys.stderr)
+        return EnvironmentFault.exit_code
+    try:
+        cuda_compiler()
+        print(f"cuda      {build('cuda', force=force)}")
+    except BuildError as error:
+        print(f"cuda      not built: {error}")
+    return 0
+
+
+def describe(device: str) -> str:
+    """One line: fused or native, and why."""
+    found = side(device)
+    if found.library is None:
+        return f"{device:<9} native: {found.reason}"
+    detail = f"{use_cpu_kernels('')} kernels, {torch.get_num_threads()} threads" if device == "cpu" else "fused kernels"
+    return f"{device:<9} fused: {detail}, {found.library}"
+
+
+def compare(device: str, seconds: float) -> None:
+    """Time the operators against PyTorch's on one of YOLOv4's shapes, 128 channels at 76 x 76 (608 input)."""
+    x = torch.randn(2, 128, 76, 76, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
+    norm, grad, before = nn.BatchNorm2d(128).to(device), torch.randn_like(x), get_ops()
+
+    def timed(mode: str, operation) -> object:
+        def once() -> None:
+            set_ops(mode)
+            operation().backward(grad)
+            x.grad = None
+
+        return once
+
+    operations = {"mish": lambda: mish(x), "batch norm + mish": lambda: batch_norm_act(x, norm, "mish")}
+    for name, operation in operations.items():
+        ways = {mode: timed(mode, operation) for mode in ("native", "fused")}
+        times = interleaved_medians(ways, seconds=seconds / 2, rounds=1000, device=device)
+        native, fused = times["native"], times["fused"]
+        gain = f"native {native:.2f} ms, fused {fused:.2f} ms, {native / fused:.1f}x"
+        print(f"          {name}, forward and backward: {gain}")
+    set_ops(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
