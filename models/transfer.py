@@ -41,7 +41,7 @@ def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
 
 @torch.no_grad()
 def expect_background(network: Darknet, prior: float = 0.01) -> None:
-    """Let every anchor of new heads start with objectness ``prior``, in place (RetinaNet, arXiv 1708.02002, section 4.1).
+    """Let every anchor of new heads start with objectness ``prior``, in place (arXiv 1708.02002, section 4.1).
 
     Darknet starts at one half everywhere: the first steps then only push thousands of cells down, which on short
     warm-ups ends in NaN. Values that pretrained weights bring are loaded after this.

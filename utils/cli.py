@@ -82,7 +82,9 @@ def _raise_terminated(_signal: int, _frame: object) -> NoReturn:
 def parse_size(text: str) -> Size:
     """``608`` or ``HEIGHTxWIDTH`` (``416x608``) to (H, W)."""
     parts = text.lower().split("x")
-    if not 1 <= len(parts) <= 2 or not all(part.isdigit() and 32 <= int(part) <= 8192 for part in parts):
+    if not 1 <= len(parts) <= 2 or not all(
+        part.isascii() and part.isdigit() and 32 <= int(part) <= 8192 for part in parts
+    ):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size (wanted 608, or HEIGHTxWIDTH as 416x608)")
     return int(parts[0]), int(parts[-1])
 

@@ -44,7 +44,8 @@ def _losses(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
         y = np.array([row[name] for row in rows])
         axis.plot(x, y, color=_COLOURS[name], alpha=0.15, linewidth=0.8)
         axis.plot(x, _smooth(y), color=_COLOURS[name], label=name)
-    axis.set_yscale("log")
+    if any(row["loss"] > 0 for row in rows):
+        axis.set_yscale("log")
     axis.legend(frameon=False)
 
 

@@ -123,7 +123,7 @@ class _Board:
             warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
             from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=start or None)
+        self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         for name, value in values.items():

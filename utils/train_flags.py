@@ -56,9 +56,9 @@ def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
-    refused = sorted(set(given) - _FREE_ON_RESUME)
+    refused = set(given) - _FREE_ON_RESUME
     if refused:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+        flags = ", ".join(sorted(action.option_strings[-1] for action in parser._actions if action.dest in refused))
         raise UsageError(
             f"train.py: --resume goes on as the run began; {flags} cannot change (start a new run with --weights)"
         )

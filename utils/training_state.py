@@ -85,6 +85,6 @@ class TrainingState:
             self.iteration = saved["iteration"]
             self.best = Best(**saved["best"])
             torch.set_rng_state(saved["rng"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(f"{source}: cannot go on from it ({reason}); start a new run with --weights") from None
