@@ -71,9 +71,9 @@ def main(argv: Sequence[str]) -> None:
     dtype = resolve_precision(args.precision, device)
     make_repeatable(args.seed, device)
     saved = load_checkpoint(args.resume / "last.pt") if args.resume else None
+    config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else read_cfg(args)
     train_set, val_set = load_data(args)
-    config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else adapt_cfg(args, train_set)
-    config = plan_length(args, config, len(train_set))
+    config = plan_length(args, adapt_heads(config, train_set), len(train_set))
     net, about = config.net, description(config, train_set)
     folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,8 +177,8 @@ def checked(dataset: Dataset, workers: int) -> Dataset:
     return report.dataset
 
 
-def adapt_cfg(args: argparse.Namespace, dataset: Dataset) -> Config:
-    """The cfg with the flags applied and its heads made for the classes of the data."""
+def read_cfg(args: argparse.Namespace) -> Config:
+    """The cfg with the flags applied."""
     config = load_cfg(args.cfg)
     for warning in config.warnings:
         print(f"warning: {warning}")
@@ -192,6 +192,13 @@ def adapt_cfg(args: argparse.Namespace, dataset: Dataset) -> Config:
         config = with_size(config, args.size)
     if args.activation:
         config = with_activation(config, args.activation)
+    if args.weights:
+        Path(args.weights).stat()  # a missing file is better known before all images are looked at
+    return config
+
+
+def adapt_heads(config: Config, dataset: Dataset) -> Config:
+    """The cfg with its heads made for the classes of the data."""
     adapted = with_classes(config, len(dataset.names))
     unfit = next((layer for layer in adapted.layers if isinstance(layer, Region | GaussianYolo)), None)
     if unfit is not None:
