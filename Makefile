@@ -24,7 +24,8 @@ $(VENV)/installed: requirements.txt tests/requirements.txt constraints.txt
 
 train: $(VENV)/installed
 	rm -rf $(DEMO)
-	$(RUN) train.py --cfg yolov4-tiny-mish.cfg --out $(DEMO)/train
+	$(RUN) train.py --cfg yolov4-tiny-mish.cfg --size 224 --epochs 40 --set learning_rate=0.004 --eval-interval 500 \
+	    --out $(DEMO)/train
 	$(RUN) eval.py --weights $(DEMO)/train/best.pt --data datasets/sample --plots $(DEMO)/eval --json $(DEMO)/eval.json
 	$(RUN) -m data.sample --clip $(DEMO)/clip.mp4
 	$(RUN) detect.py --weights $(DEMO)/train/best.pt --source datasets/sample/val --out $(DEMO)/images

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     """Run a training from its flags to its last table."""
     args = parse_train_flags(argv)
     device = select_device(args.device)
-    dtype = resolve_precision(args.precision, device)
+    dtype = resolve_precision(args.precision, device, training=True)
     make_repeatable(args.seed, device)
     saved = load_checkpoint(args.resume / "last.pt") if args.resume else None
     config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else read_cfg(args)
@@ -151,6 +151,7 @@ def make_repeatable(seed: int, device: torch.device) -> None:
     torch.manual_seed(seed)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it did not write
     else:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

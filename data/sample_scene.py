@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes
 
 Box = tuple[int, int, int, int]  # xyxy, pixels
 
-MAX_HIDDEN = 0.7  # an object hidden by more than this is left out of the scene
+FAR = 0.08  # share of scenes seen from far away, with objects down to 10 px
+MAX_HIDDEN = 0.5  # an object hidden by more than this is left out of the scene
 MIN_SIDE = 10  # pixels; an object that shows less is left out too
 
 
@@ -127,7 +128,8 @@ def render(scene: Scene, covers: list[Cover]) -> tuple[np.ndarray, list[tuple[in
 
 
 def _draw_camera(rng: Rng, size: Size) -> Camera:
-    distance = float(np.exp(rng.uniform(np.log(3.5), np.log(18))))
+    near, far = (10, 25) if rng.random() < FAR else (3.5, 10)
+    distance = float(np.exp(rng.uniform(np.log(near), np.log(far))))
     target = np.array([rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5), rng.uniform(0, 0.5)])
     return Camera.looking_at(
         target,
@@ -189,7 +191,7 @@ def place(rng: Rng, name: str, camera: Camera, around: Surroundings, others: lis
 def _ground_spot(rng: Rng, camera: Camera, others: list[Thing]) -> np.ndarray | None:
     """A point of the ground within the image; now and then close behind an object, so that the two overlap."""
     height, width = camera.size
-    if others and rng.random() < 0.35:
+    if others and rng.random() < 0.25:
         other = others[rng.integers(len(others))]
         away = normalized((other.offset - camera.position) * (1, 1, 0))
         spot = other.offset + rng.uniform(0.7, 1.6) * away + rng.normal(0, 0.35, 3)

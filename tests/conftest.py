@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# One thread each: two test processes with two OpenMP threads on two cores wait for each other most of the time.
+# Set before torch is loaded, so that the scripts the tests start inherit it too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

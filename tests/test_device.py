@@ -70,3 +70,14 @@ def test_autocast_computes_in_the_dtype_asked_for() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with autocast(CPU, torch.float32):
         assert (a @ a).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("abilities", "dtype"),
+    [({}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)],
+)
+def test_auto_trains_in_bf16_where_the_cpu_multiplies_in_it(monkeypatch, abilities: dict, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    assert resolve_precision("auto", CPU, training=True) == dtype
+    assert resolve_precision("auto", CPU) == torch.float32  # inference gives Darknet's numbers
+    assert resolve_precision("fp32", CPU, training=True) == torch.float32

@@ -27,15 +27,25 @@ def select_device(name: str = "auto") -> torch.device:
     return device
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the network's inside: ``auto`` is bf16 (or fp16) on a GPU, fp32 on a CPU."""
+def resolve_precision(name: str, device: torch.device, *, training: bool = False) -> torch.dtype:
+    """The dtype of the network's inside.
+
+    ``auto`` is bf16 (or fp16) on a GPU. On a CPU it is fp32 for inference, which then gives Darknet's own numbers, and
+    for training bf16 where the CPU multiplies in it (AVX512-BF16 or AMX).
+    """
     if name == "auto":
         if device.type == "cpu":
-            return torch.float32
+            return torch.bfloat16 if training and _cpu_multiplies_bf16() else torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16: half precision needs a GPU; on a CPU use bf16 or fp32")
     return _DTYPES[name]
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether bf16 products are instructions here; elsewhere they are emulated and slower than fp32."""
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # new in torch 2.12
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def precision_name(dtype: torch.dtype) -> str:

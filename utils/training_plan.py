@@ -15,7 +15,9 @@ SMALL_DATASET = 10_000  # images; below, the schedule of a COCO cfg does not fit
 SMALL_BATCH = 8
 SMALL_EPOCHS = 100
 LEAST_ITERATIONS = 1000
-WARM_UP = 0.04  # of all iterations
+WARM_UP = 0.04  # of all iterations,
+LEAST_WARM_UP = 100  # but no fewer iterations than this, unless they are
+MOST_WARM_UP = 0.2  # of all iterations
 LAST_RATE = 0.01  # of the learning rate, at the end of a cosine
 MEMORY_FOR_ACTIVATIONS = 5e9  # bytes; a mini-batch is kept below
 
@@ -111,7 +113,8 @@ def _choose_subdivisions(
 
 
 def _choose_warm_up(plan: Plan, cfg: Schedule, total: int, given: Collection[str]) -> None:
-    warm_up = min(cfg.burn_in, max(1, round(WARM_UP * total)))
+    wanted = min(max(LEAST_WARM_UP, round(WARM_UP * total)), round(MOST_WARM_UP * total))
+    warm_up = min(cfg.burn_in, max(1, wanted))
     if "burn_in" not in given and warm_up < cfg.burn_in:
         plan.set(f"warm-up of {warm_up} iterations (cfg: {cfg.burn_in:,})", burn_in=warm_up)
 
