@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.atomic import atomic_write, disk_fault
+from utils.atomic import atomic_write, disk_fault, remove_temporaries
 from utils.errors import EnvironmentFault
 
 
@@ -48,6 +48,53 @@ def test_file_is_synced_before_it_is_renamed_and_the_folder_after(
     with atomic_write(tmp_path / "a") as file:
         file.write(b"x")
     assert calls == ["fsync file", "rename", "fsync folder"]
+
+
+@pytest.mark.parametrize("moment", ["half written", "fsync", "second fsync", "before replace", "after replace"])
+def test_killed_at_any_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"old")
+    child = os.fork()
+    if child == 0:
+        _die_at(moment)
+        with atomic_write(path) as file:
+            file.write(b"new")
+            file.flush()
+            if moment == "half written":
+                os._exit(9)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert path.read_bytes() == (b"new" if moment in ("second fsync", "after replace") else b"old")
+    remove_temporaries(tmp_path)
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def _die_at(moment: str) -> None:
+    """Let this process end as if killed when it comes to ``moment``."""
+    real_sync, real_replace, syncs = os.fsync, Path.replace, []
+
+    def sync(descriptor: int) -> None:
+        syncs.append(descriptor)
+        if moment == ("fsync", "second fsync")[len(syncs) - 1]:
+            os._exit(9)
+        real_sync(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        if moment == "before replace":
+            os._exit(9)
+        real_replace(self, target)
+        if moment == "after replace":
+            os._exit(9)
+        return target
+
+    os.fsync, Path.replace = sync, replace
+
+
+def test_only_temporaries_are_removed(tmp_path: Path) -> None:
+    for name in ("last.pt", "last.pt.77.tmp", "best.weights.78.tmp", "tmp", "a.tmp.txt"):
+        (tmp_path / name).write_bytes(b"")
+    remove_temporaries(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a.tmp.txt", "last.pt", "tmp"]
 
 
 def test_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:

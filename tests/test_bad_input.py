@@ -36,6 +36,7 @@ def _as_it_was() -> Iterator[None]:
     yield
     signal.signal(signal.SIGTERM, handler)
     torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_num_threads(threads)
 
 
@@ -180,7 +181,7 @@ def test_an_unreadable_image_among_many_is_left_out_and_listed(script, tmp_path:
     assert (code, errors) == (0, "")
     assert "1 images cannot be used and are left out:" in printed
     assert "train/07.png: " in printed
-    assert "training on cpu in fp32: 100 images" in printed
+    assert ": 100 images, into" in printed
 
 
 def test_a_missing_image(script, painted: Path, tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def _one_thread_and_torch_as_it_was() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(autouse=True)
+def _no_results_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing it takes longer than a short training; the runs of module fixtures draw theirs."""
+    monkeypatch.setattr(train, "plot_results", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +61,9 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(painted: Path, out: Path, *more: object) -> list[str]:
-    common = ("--cfg", painted / "painted.cfg", "--data", painted, "--out", out, "--device", "cpu", "--workers", 0)
-    return [str(flag) for flag in (*common, *more)]
+    files = ("--cfg", painted / "painted.cfg", "--data", painted, "--out", out)
+    machine = ("--device", "cpu", "--workers", 0, "--precision", "fp32")
+    return [str(flag) for flag in (*files, *machine, *more)]
 
 
 def short(painted: Path, out: Path, *more: object) -> list[str]:
@@ -74,8 +82,9 @@ def exact_flags(painted: Path, out: Path, *more: object) -> list[str]:
 def finished(painted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run folder, and what was printed."""
     out = tmp_path_factory.mktemp("finished") / "run"
+    more = ("--iterations", 300, "--eval-interval", 100, "--mosaic", 0, "--set", "burn_in=12")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        train.main(flags(painted, out, "--iterations", 300, "--eval-interval", 100, "--mosaic", 0))
+        train.main(flags(painted, out, *more))
     return out, printed.getvalue()
 
 
@@ -93,7 +102,7 @@ def test_metrics_rows(finished: tuple[Path, str]) -> None:
         assert row.keys() == {"iteration", "loss", "box", "objectness", "classes", "lr"}
         assert row["loss"] == pytest.approx(row["box"] + row["objectness"] + row["classes"], rel=1e-4)
     assert steps[-1]["loss"] < 0.3 * steps[0]["loss"]
-    # burn_in = 12 steps (4 % of 300): .01 * (6 / 12)^4 at the sixth, the cosine's lowest at the end
+    # .01 * (6 / 12)^4 at the sixth of 12 warm-up steps, the cosine's lowest at the end
     assert steps[5]["lr"] == pytest.approx(0.01 / 16)
     assert steps[-1]["lr"] == pytest.approx(0.0001)
     evaluations = [row for row in rows if "ap50" in row]
@@ -440,10 +449,18 @@ def test_flags_that_change_the_cfg(painted: Path, tmp_path: Path) -> None:
     assert config.net.letter_box
 
 
-def test_bf16_trains_on_the_cpu(painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train.main(short(painted, tmp_path / "run", "--precision", "bf16"))
+def test_bf16_trains_on_the_cpu_and_goes_on_exactly(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--precision", "bf16", "--iterations", 6, "--eval-interval", 0, "--no-scan")
+    train.main(flags(painted, tmp_path / "whole", *more))
     assert "training on cpu in bf16" in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["model"]["layers.0.conv.weight"].dtype == torch.float32
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        signal_after(patched, 3, signal.SIGTERM)
+        train.main(flags(painted, tmp_path / "broken", *more))
+    train.main(["--resume", str(tmp_path / "broken")])
+    assert fingerprint(tmp_path / "broken") == fingerprint(tmp_path / "whole")
+    assert load_checkpoint(tmp_path / "whole" / "last.pt")["model"]["layers.0.conv.weight"].dtype == torch.float32
 
 
 def test_subdivisions_give_what_one_pass_gives(painted: Path, tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_a_large_data_set_for_other_lengths() -> None:
     assert plan_training(COCO, 64_000, iterations=10_000).keys["burn_in"] == "400"
 
 
+@pytest.mark.parametrize(("total", "warm_up"), [(5, 1), (24, 5), (400, 80), (1000, 100), (2500, 100), (20_000, 800)])
+def test_warm_up(total: int, warm_up: int) -> None:
+    """4 % of the run, but at least 100 steps, but at most a fifth of it."""
+    assert plan_training(COCO, 200, iterations=total).keys["burn_in"] == str(warm_up)
+    assert "burn_in" not in plan_training(dataclasses.replace(COCO, burn_in=1), 200, iterations=total).keys
+
+
 def test_epochs_are_rounded_up_to_whole_steps() -> None:
     assert plan_training(COCO, 10, epochs=3).keys["max_batches"] == "4"  # 30 images in steps of 8
     assert plan_training(COCO, 1, epochs=1).keys["max_batches"] == "1"
