@@ -8,12 +8,10 @@ python train.py --resume runs/train/yolov4-tiny-mish          go on where it sto
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import itertools
 import math
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,30 +21,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import Augmentation
-from data.cache import open_cache
-from data.dataset import Dataset, load_dataset
-from data.loader import MultiScale, train_loader
-from data.photometric import load_photometric
-from data.sample import ensure_sample
-from data.scan import scan
+from data.dataset import Dataset
+from data.training_data import find_data, load_splits, training_batches
 from eval import Evaluation, evaluate_network, write_json
 from models.darknet import Darknet
-from models.graph import plan as plan_network
 from models.losses.darknet import DarknetLoss, Losses
+from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg
 from models.transfer import expect_background, freeze, load_pretrained
 from models.weights import save_darknet_weights
 from utils import cli
 from utils.atomic import remove_temporaries
-from utils.cfg import Config, format_cfg, load_cfg, parse_cfg, with_activation, with_classes, with_net, with_size
-from utils.cfg_heads import GaussianYolo, Region
+from utils.cfg import Config, format_cfg, load_cfg, parse_cfg
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import autocast, precision_name, resolve_precision, select_device
 from utils.draw import batch_grid
+from utils.due import Due
 from utils.ema import Ema
-from utils.errors import CfgError, Diverged, InputError, UsageError
+from utils.errors import Diverged, InputError, UsageError
 from utils.image import read_image, write_image
-from utils.names import read_names
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.results_plot import plot_results
 from utils.run_folder import lock_folder, new_run_folder
@@ -54,13 +46,9 @@ from utils.runlog import RunLog, cut_metrics, read_metrics
 from utils.signals import StopRequest
 from utils.structures import Batch
 from utils.train_flags import parse_train_flags, save_args
-from utils.training_plan import Schedule, plan_training
 from utils.training_state import TrainingState
 
-SAVE_SECONDS = 300  # between two last.pt, unless --save-interval says otherwise
-EVALUATIONS = 12  # of a run, unless --eval-interval says otherwise
 SHOWN_SCORE = 0.25  # of the detections in TensorBoard's pictures
-BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
 EMA_SHARE = 0.02  # of a run; the average of the weights looks back so far
 
 
@@ -71,9 +59,16 @@ def main(argv: Sequence[str]) -> None:
     dtype = resolve_precision(args.precision, device, training=True)
     make_repeatable(args.seed, device)
     saved = load_checkpoint(args.resume / "last.pt") if args.resume else None
+    if args.weights:
+        Path(args.weights).stat()  # a missing file is better known before all images are looked at
     config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else read_cfg(args)
-    train_set, val_set = load_data(args)
-    config = plan_length(args, adapt_heads(config, train_set), len(train_set))
+    args.data = find_data(args.data)
+    train_set, val_set = load_splits(args.data, names=args.names, check=args.scan, workers=args.workers)
+    config = adapt_heads(config, len(train_set.names), train_set.source)
+    if saved:
+        config = lengthened(config, len(train_set), epochs=args.epochs, iterations=args.iterations)
+    else:
+        config = fit_schedule(args, config, len(train_set))
     net, about = config.net, description(config, train_set)
     folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,10 +93,20 @@ def main(argv: Sequence[str]) -> None:
         if saved:
             state.restore(saved, f"{folder}/last.pt")
         cut_metrics(folder / "metrics.jsonl", state.iteration)
-        loader = make_loader(args, config, train_set, state.iteration)
+        loader = training_batches(
+            train_set,
+            config,
+            start=state.iteration,
+            seed=args.seed,
+            workers=args.workers,
+            mosaic=args.mosaic,
+            close_mosaic=args.close_mosaic,
+            photometric=args.photometric,
+            cache=args.cache,
+        )
         log = RunLog(folder, start=state.iteration, total=net.max_batches, images_per_iteration=net.batch)
         closing.callback(log.close)
-        due = Due(args, net.max_batches)
+        due = Due(net.max_batches, evaluate_every=args.eval_interval, save_every=args.save_interval)
         print(f"training on {device} in {precision_name(dtype)}: {len(train_set):,} images, into {folder}", flush=True)
 
         for batches in in_steps(loader, net.subdivisions):
@@ -157,127 +162,7 @@ def make_repeatable(seed: int, device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
-def load_data(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
-    """The training and validation images, checked; without ``--data`` the built-in sample."""
-    if args.data is None:
-        args.data = str(ensure_sample())
-        print(f"no --data given: training on the built-in sample data set in {args.data}")
-    names = read_names(args.names) if args.names else None
-    train_set = load_dataset(Path(args.data), "train", names=names)
-    val_set = load_dataset(Path(args.data), "val", names=train_set.names)
-    if args.scan:
-        return checked(train_set, args.workers), checked(val_set, args.workers)
-    return train_set, val_set
-
-
-def checked(dataset: Dataset, workers: int) -> Dataset:
-    """The data set without the images and boxes that cannot be used; every reason is printed."""
-    report = scan(dataset, workers=workers, progress=True)
-    for line in report.lines():
-        print(line)
-    return report.dataset
-
-
-def read_cfg(args: argparse.Namespace) -> Config:
-    """The cfg with the flags applied."""
-    config = load_cfg(args.cfg)
-    for warning in config.warnings:
-        print(f"warning: {warning}")
-    given = {key: value for key in ("batch", "subdivisions") if (value := getattr(args, key)) is not None}
-    if args.batch and not args.subdivisions:
-        given["subdivisions"] = math.gcd(args.batch, config.net.subdivisions)
-    if args.letterbox is not None:
-        given["letter_box"] = args.letterbox
-    config = with_net(config, **{**args.set, **given})
-    if args.size:
-        config = with_size(config, args.size)
-    if args.activation:
-        config = with_activation(config, args.activation)
-    if args.weights:
-        Path(args.weights).stat()  # a missing file is better known before all images are looked at
-    return config
-
-
-def adapt_heads(config: Config, dataset: Dataset) -> Config:
-    """The cfg with its heads made for the classes of the data."""
-    adapted = with_classes(config, len(dataset.names))
-    unfit = next((layer for layer in adapted.layers if isinstance(layer, Region | GaussianYolo)), None)
-    if unfit is not None:
-        raise CfgError(f"{config.where(unfit)}: cannot be trained here (wanted [yolo] heads)")
-    if adapted != config:
-        print(f"{config.source}: heads adapted to the {len(dataset.names)} classes of {dataset.source}")
-    return adapted
-
-
-def plan_length(args: argparse.Namespace, config: Config, images: int) -> Config:
-    """The cfg with batch and schedule fit for the number of images; every change is printed."""
-    net = config.net
-    if args.resume:
-        return lengthened(args, config, images)
-    given = set(args.set) | {key for key in ("batch", "subdivisions") if getattr(args, key)}
-    schedule = Schedule(**{field.name: getattr(net, field.name) for field in dataclasses.fields(Schedule)})
-    plan = plan_training(
-        schedule,
-        images,
-        given=given,
-        epochs=args.epochs,
-        iterations=args.iterations,
-        bytes_per_image=BYTES_PER_ACTIVATION * plan_network(config).activations,
-    )
-    print(f"{images:,} training images:", *plan.notes, sep="\n  ")
-    planned = with_net(config, **plan.keys)
-    if planned.net.batch % planned.net.subdivisions:
-        raise UsageError(
-            f"{config.source}: batch={planned.net.batch} is no multiple of subdivisions={planned.net.subdivisions}; "
-            "give --batch and --subdivisions that fit"
-        )
-    return planned
-
-
-def lengthened(args: argparse.Namespace, config: Config, images: int) -> Config:
-    """The cfg of a resumed run, with the length ``--epochs`` or ``--iterations`` now asks for."""
-    net = config.net
-    total = args.iterations or (args.epochs and math.ceil(args.epochs * images / net.batch)) or net.max_batches
-    cycle = total if net.sgdr_cycle == net.max_batches else net.sgdr_cycle  # one cosine stays one cosine
-    return with_net(config, max_batches=total, sgdr_cycle=cycle)
-
-
-def make_loader(args: argparse.Namespace, config: Config, dataset: Dataset, iteration: int) -> Iterable[Batch]:
-    """Mini-batches from ``iteration`` to the end, each a pure function of the seed and its number."""
-    net, head = config.net, config.layers[-1]
-    total = net.max_batches * net.subdivisions
-    augmentation = Augmentation.from_config(
-        net,
-        head,
-        mosaic=args.mosaic,
-        photometric=load_photometric(args.photometric),
-        close_at=net.subdivisions * round(net.max_batches * (1 - args.close_mosaic)),
-    )
-    sizes = MultiScale(
-        size=(net.height, net.width),
-        factor=1.4 if head.random == 1 else head.random or 1.0,
-        step=net.resize_step,
-        seed=args.seed,
-        subdivisions=net.subdivisions,
-        max_batches=net.max_batches,
-    )
-    cache, note = open_cache(args.cache, dataset)
-    if note:
-        print(note)
-    return train_loader(
-        dataset,
-        augmentation,
-        batch=net.batch // net.subdivisions,
-        size_at=sizes,
-        start=iteration * net.subdivisions,
-        stop=total,
-        seed=args.seed,
-        workers=args.workers,
-        cache=cache,
-    )
-
-
-def in_steps(loader: Iterator[Batch], subdivisions: int) -> Iterator[list[Batch]]:
+def in_steps(loader: Iterable[Batch], subdivisions: int) -> Iterator[list[Batch]]:
     """The mini-batches of each optimiser step."""
     mini_batches = iter(loader)
     while batches := list(itertools.islice(mini_batches, subdivisions)):
@@ -331,31 +216,6 @@ class LossTerms:
         for name in self.values:
             part = losses.total if name == "loss" else getattr(losses, name)
             self.values[name] += part.item() / batch
-
-
-class Due:
-    """When to evaluate and when to save."""
-
-    def __init__(self, args: argparse.Namespace, total: int) -> None:
-        self.total = total
-        self.evaluate_every = args.eval_interval if args.eval_interval is not None else max(1, total // EVALUATIONS)
-        self.save_every = args.save_interval
-        self.saved = time.monotonic()
-
-    def evaluation(self, iteration: int) -> bool:
-        """Whether to evaluate after ``iteration``."""
-        return iteration == self.total or bool(self.evaluate_every and iteration % self.evaluate_every == 0)
-
-    def save(self, iteration: int) -> bool:
-        """Whether to write last.pt after ``iteration``; saving takes no part in what is computed."""
-        if self.save_every:
-            due = iteration % self.save_every == 0
-        else:
-            due = time.monotonic() - self.saved > SAVE_SECONDS or self.evaluation(iteration)
-        if due or iteration == self.total:
-            self.saved = time.monotonic()
-            return True
-        return False
 
 
 def show_batch(batch: Batch, names: Sequence[str], folder: Path, log: RunLog) -> None:

@@ -282,7 +282,7 @@ def test_a_whole_process_group_is_ended_and_the_run_goes_on_exactly(
 def test_saving_takes_no_part_in_what_is_computed(
     painted: Path, tmp_path: Path, unbroken: tuple[str, list], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    monkeypatch.setattr("utils.due._SAVE_SECONDS", 0)
     train.main(exact_flags(painted, tmp_path / "run"))
     assert fingerprint(tmp_path / "run") == unbroken
 

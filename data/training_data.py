@@ -1,0 +1,107 @@
+"""The two sides of a training: images to learn from, images to measure on, and the mini-batches made of the former."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from data.augment import Augmentation
+from data.cache import open_cache
+from data.dataset import Dataset, load_dataset
+from data.loader import MultiScale, train_loader
+from data.photometric import load_photometric
+from data.sample import ensure_sample
+from data.scan import scan
+from utils.cfg import Config
+from utils.cfg_heads import Yolo
+from utils.names import read_names
+from utils.structures import Batch
+
+_DARKNET_SCALES = 1.4  # what [yolo] random=1 stands for
+
+
+def find_data(path: str | None) -> str:
+    """The ``--data`` of a run: ``path``, or the built-in sample, drawn on first use."""
+    if path is not None:
+        return path
+    sample = str(ensure_sample())
+    print(f"no --data given: training on the built-in sample data set in {sample}")
+    return sample
+
+
+def load_splits(path: str, *, names: str | None, check: bool, workers: int) -> tuple[Dataset, Dataset]:
+    """The training and the validation images.
+
+    Args:
+        path: what ``--data`` names.
+        names: a file of class names to use in place of the data set's own.
+        check: look at every image and box first; what cannot be used is printed and left out.
+        workers: threads that do it.
+    """
+    given = read_names(names) if names else None
+    train_set = load_dataset(Path(path), "train", names=given)
+    val_set = load_dataset(Path(path), "val", names=train_set.names)
+    if check:
+        return _checked(train_set, workers), _checked(val_set, workers)
+    return train_set, val_set
+
+
+def _checked(dataset: Dataset, workers: int) -> Dataset:
+    report = scan(dataset, workers=workers, progress=True)
+    for line in report.lines():
+        print(line)
+    return report.dataset
+
+
+def training_batches(
+    dataset: Dataset,
+    config: Config,
+    *,
+    start: int,
+    seed: int,
+    workers: int,
+    mosaic: float | None = None,
+    close_mosaic: float = 0.0,
+    photometric: str = "none",
+    cache: str | None = None,
+) -> Iterable[Batch]:
+    """The mini-batches from iteration ``start`` to the cfg's last, each a pure function of the seed and its number.
+
+    Args:
+        mosaic: share of mosaics; None is the cfg's.
+        close_mosaic: share of the run, at its end, without mosaic and mixup.
+        photometric: see `data.photometric.load_photometric`.
+        cache: see `data.cache.open_cache`.
+    """
+    net = config.net
+    head = next(section for section in reversed(config.layers) if isinstance(section, Yolo))  # it rules the whole net
+    total = net.max_batches * net.subdivisions
+    augmentation = Augmentation.from_config(
+        net,
+        head,
+        mosaic=mosaic,
+        photometric=load_photometric(photometric),
+        close_at=net.subdivisions * round(net.max_batches * (1 - close_mosaic)),
+    )
+    sizes = MultiScale(
+        size=(net.height, net.width),
+        factor=_DARKNET_SCALES if head.random == 1 else head.random or 1.0,
+        step=net.resize_step,
+        seed=seed,
+        subdivisions=net.subdivisions,
+        max_batches=net.max_batches,
+    )
+    images, note = open_cache(cache, dataset)
+    if note:
+        print(note)
+    return train_loader(
+        dataset,
+        augmentation,
+        batch=net.batch // net.subdivisions,
+        size_at=sizes,
+        start=start * net.subdivisions,
+        stop=total,
+        seed=seed,
+        workers=workers,
+        cache=images,
+    )

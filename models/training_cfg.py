@@ -1,0 +1,73 @@
+"""The cfg as it is trained: the flags applied, heads for the data's classes, a schedule for its number of images."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+
+from models.graph import plan
+from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size
+from utils.cfg_heads import GaussianYolo, Region
+from utils.errors import CfgError, UsageError
+from utils.training_plan import Schedule, plan_training
+
+_BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
+
+
+def read_cfg(args: argparse.Namespace) -> Config:
+    """The cfg ``--cfg`` names, with the other flags of train.py applied."""
+    config = load_cfg(args.cfg)
+    for warning in config.warnings:
+        print(f"warning: {warning}")
+    given = {key: value for key in ("batch", "subdivisions") if (value := getattr(args, key)) is not None}
+    if args.batch and not args.subdivisions:
+        given["subdivisions"] = math.gcd(args.batch, config.net.subdivisions)
+    if args.letterbox is not None:
+        given["letter_box"] = args.letterbox
+    config = with_net(config, **{**args.set, **given})
+    if args.size:
+        config = with_size(config, args.size)
+    return with_activation(config, args.activation) if args.activation else config
+
+
+def adapt_heads(config: Config, classes: int, source: str) -> Config:
+    """The cfg with its heads made for the ``classes`` of the data set ``source``."""
+    adapted = with_classes(config, classes)
+    unfit = next((layer for layer in adapted.layers if isinstance(layer, Region | GaussianYolo)), None)
+    if unfit is not None:
+        raise CfgError(f"{config.where(unfit)}: cannot be trained here (wanted [yolo] heads)")
+    if adapted != config:
+        print(f"{config.source}: heads adapted to the {classes} classes of {source}")
+    return adapted
+
+
+def fit_schedule(args: argparse.Namespace, config: Config, images: int) -> Config:
+    """The cfg with batch and schedule for so many training images; every change is printed."""
+    net = config.net
+    given = set(args.set) | {key for key in ("batch", "subdivisions") if getattr(args, key)}
+    schedule = Schedule(**{field.name: getattr(net, field.name) for field in dataclasses.fields(Schedule)})
+    planned = plan_training(
+        schedule,
+        images,
+        given=given,
+        epochs=args.epochs,
+        iterations=args.iterations,
+        bytes_per_image=_BYTES_PER_ACTIVATION * plan(config).activations,
+    )
+    print(f"{images:,} training images:", *planned.notes, sep="\n  ")
+    config = with_net(config, **planned.keys)
+    if config.net.batch % config.net.subdivisions:
+        raise UsageError(
+            f"{config.source}: batch={config.net.batch} is no multiple of subdivisions={config.net.subdivisions}; "
+            "give --batch and --subdivisions that fit"
+        )
+    return config
+
+
+def lengthened(config: Config, images: int, *, epochs: int | None, iterations: int | None) -> Config:
+    """The cfg of a resumed run, with the length ``--epochs`` or ``--iterations`` now asks for."""
+    net = config.net
+    total = iterations or (epochs and math.ceil(epochs * images / net.batch)) or net.max_batches
+    cycle = total if net.sgdr_cycle == net.max_batches else net.sgdr_cycle  # one cosine stays one cosine
+    return with_net(config, max_batches=total, sgdr_cycle=cycle)
