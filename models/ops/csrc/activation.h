@@ -1,7 +1,7 @@
 // The activations and their derivatives, written once for the CPU's vectors and the GPU's scalars.
 //
 // V is what one lane group holds: a GCC vector of floats or doubles on the CPU, a plain float or double on the
-// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below), `reciprocal(V)`,
+// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below), `quotient(V, V)`,
 // `at_most(V, high)` and `at_least(V, low)`, which keep NaN, and name their own namespace OPS_ISA: the same
 // templates are compiled for several instruction sets, and the linker must never hand an AVX-512 copy to the
 // plain path.
@@ -57,7 +57,7 @@ template <class V>
 OPS_FN Tanhsp<V> tanh_softplus(V c) {
   const V e = exp_bounded(c);
   const V n = e * (e + splat<V>(2));
-  const V r = reciprocal(n + splat<V>(2));
+  const V r = quotient(splat<V>(1), n + splat<V>(2));
   const V t = c > splat<V>(-0.6) ? splat<V>(1) - splat<V>(2) * r : n * r;
   return {c, e, r, t};
 }
@@ -74,8 +74,10 @@ OPS_FN V cut_both(V x) {
 
 struct Mish {
   template <class V>
-  OPS_FN V value(V x) {
-    return x * tanh_softplus(cut_above(x)).t;
+  OPS_FN V value(V x) {  // as tanh_softplus, with one rounding less
+    const V c = cut_above(x), e = exp_bounded(c), n = e * (e + splat<V>(2));
+    const V part = quotient(c > splat<V>(-0.6) ? splat<V>(2) : n, n + splat<V>(2));
+    return x * (c > splat<V>(-0.6) ? splat<V>(1) - part : part);
   }
   template <class V>
   OPS_FN V slope(V x) {  // t + 4 x e (e + 1) / d^2
@@ -118,8 +120,7 @@ struct Swish {
   template <class V>
   OPS_FN V sigmoid(V x) {  // exp(-|x|) cannot overflow
     const V e = exp_bounded(x > V{} ? -x : x);
-    const V r = reciprocal(e + splat<V>(1));
-    return x > V{} ? r : e * r;
+    return quotient(x > V{} ? splat<V>(1) : e, e + splat<V>(1));
   }
   template <class V>
   OPS_FN V value(V x) {

@@ -53,8 +53,8 @@ OPS_INLINE To bits_as(From from) {
   return to;
 }
 
-OPS_INLINE Float reciprocal(Float x) { return 1.0f / x; }
-OPS_INLINE Double reciprocal(Double x) { return 1.0 / x; }
+OPS_INLINE Float quotient(Float a, Float b) { return a / b; }
+OPS_INLINE Double quotient(Double a, Double b) { return a / b; }
 
 // Comparisons keep NaN where min and max would lose it.
 template <class V>
