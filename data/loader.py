@@ -245,6 +245,8 @@ class _Loader(DataLoader):
             if "DataLoader" not in str(error):
                 raise
             raise EnvironmentFault(self._lost(str(error))) from error
+        except (ConnectionError, EOFError) as error:  # it died while handing over a mini-batch
+            raise EnvironmentFault(self._lost("a DataLoader worker exited unexpectedly")) from error
         finally:  # also when the consumer stops early: workers that outlive the loop are joined for ever at exit
             with contextlib.suppress(RuntimeError):  # raised once more for a worker that was killed
                 if workers:

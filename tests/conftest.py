@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from models.ops.extension import side
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -38,6 +40,12 @@ def darknet_golden() -> Path:
 def darknet_zoo() -> Path:
     """Darknet's own cfg files."""
     return _folder("DARKNET_ZOO", _SHARED / "zoo")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_are_built() -> None:
+    """Compile the fused operators before the first test, where that can be done; it prints a line when it does."""
+    side("cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -35,10 +35,12 @@ def assert_painted(sample: Sample, *, tolerance: float = 1.0, smallest: float = 
     assert sample.image.dtype == np.uint8 and sample.boxes.dtype == np.float32
 
 
-def assert_colours_have_boxes(sample: Sample, *, pixels: int = 30) -> None:
-    """No object is visible without a box."""
+def assert_colours_have_boxes(sample: Sample) -> None:
+    """No object is visible without a box, but for strips under one pixel, which are dropped: they paint one line."""
+    longest_line = max(sample.image.shape[:2])
     for channel in set(range(3)) - set(sample.labels.tolist()):
-        assert (sample.image[..., channel] > _HALF).sum() < pixels, f"channel {channel} has paint but no box"
+        painted = (sample.image[..., channel] > _HALF).sum()
+        assert painted <= longest_line, f"channel {channel} has paint but no box"
 
 
 @st.composite

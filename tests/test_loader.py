@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from data import loader as loader_module
 from data.augment import Augmentation
@@ -164,6 +165,16 @@ class KillingSize:
 def test_a_dead_worker_is_reported(dataset: Dataset) -> None:
     with pytest.raises(EnvironmentFault, match=r"exited unexpectedly.*while reading .*fewer --workers"):
         load(dataset, workers=1, size_at=KillingSize())
+
+
+def test_a_worker_that_dies_while_handing_over_is_reported(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(_loader: DataLoader) -> Iterator[None]:
+        yield from ()
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(DataLoader, "__iter__", torn)
+    with pytest.raises(EnvironmentFault, match=r"exited unexpectedly while reading no image; .*fewer --workers"):
+        load(dataset, workers=0)
 
 
 class SleepingSize:
