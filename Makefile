@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 DEMO := runs/demo
 PYTEST_ARGS ?=
 
-.PHONY: train test lint soak clean help
+.PHONY: train test lint ops soak clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +41,10 @@ test: lint
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The fused operators, ahead of their first use (which would build them too).
+ops: $(VENV)/installed
+	$(RUN) -m models.ops --build
 
 soak: $(VENV)/installed
 	$(RUN) -m pytest -m soak $(PYTEST_ARGS)

@@ -57,7 +57,9 @@ class Report:
         command = shlex.join(["python", *sys.argv])
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# {title}\n\n{machine(device)}\\\n{now}, `{command}`\n")
+        busy = os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
+        note = "\\\nOther programs were running: the times are rough, the ratios less so." if busy else ""
+        path.write_text(f"# {title}\n\n{machine(device)}\\\n{now}, `{command}`{note}\n")
 
     def add(self, text: str) -> None:
         """Append a section and show it."""

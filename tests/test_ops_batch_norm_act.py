@@ -302,6 +302,18 @@ def test_bias_act(activation, memory_format, dtype):
     assert y.dtype == dtype and y.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_rounded_as_torch_rounds_them(cpu_kernels, dtype):
+    bits = torch.randint(-(2**31), 2**31, (60_000,), dtype=torch.int64)
+    ties = (bits & ~0xFFFF) | 0x8000  # halfway between two bf16
+    half_ties = (bits & ~0x1FFF) | 0x1000  # and between two fp16
+    small = (bits & 0x83FFFFFF) | 0x33000000  # where fp16 is denormal
+    values = torch.cat((bits, ties, half_ties, small, small & ~0x1FFF)).to(torch.int32).view(torch.float32)
+    values[:4] = torch.tensor([65519.996, 65520.0, -65520.0, 2.0**-25])
+    found = bias_act(torch.zeros(2, values.numel(), dtype=dtype), values, "linear", inplace=True)
+    torch.testing.assert_close(found[1], (values + 0.0).to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
 def test_bias_act_writes_over_its_input_only_when_allowed():
     x, bias = torch.randn(2, 4, 3, 3), torch.randn(4)
     before = x.clone()
