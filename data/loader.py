@@ -12,6 +12,7 @@ import contextlib
 import functools
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from utils.structures import Batch, ImageRecord, Letterbox, Sample, Size, Target
 
 _ORDER, _AUGMENT, _SCALE = 1, 2, 3  # what a random choice is for: the second number of its key
 _TIMEOUT = 600  # seconds a mini-batch may take before its worker counts as hung
+_SIGNAL_DELAY = 0.5  # seconds within which the death of a worker is signalled
 
 EvalBatch = tuple[torch.Tensor, list[Letterbox], list[ImageRecord]]
 
@@ -237,22 +239,28 @@ class _Loader(DataLoader):
         iterator = super().__iter__()
         workers = getattr(iterator, "_workers", ())
         try:
-            for item in iterator:
-                if isinstance(item, UserError):
-                    raise item
-                yield item
+            yield from self._items(iterator)
         except RuntimeError as error:
             if "DataLoader" not in str(error):
                 raise
             raise EnvironmentFault(self._lost(str(error))) from error
-        except (ConnectionError, EOFError) as error:  # it died while handing over a mini-batch
-            raise EnvironmentFault(self._lost("a DataLoader worker exited unexpectedly")) from error
         finally:  # also when the consumer stops early: workers that outlive the loop are joined for ever at exit
             with contextlib.suppress(RuntimeError):  # raised once more for a worker that was killed
                 if workers:
                     iterator._shutdown_workers()
             for worker in workers:
                 worker.kill()  # one that hangs would keep this process from ending
+
+    @staticmethod
+    def _items(iterator: Iterator[Batch | EvalBatch | UserError]) -> Iterator[Batch | EvalBatch]:
+        try:
+            for item in iterator:
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+        except (ConnectionError, EOFError) as error:  # a worker died while handing over a mini-batch
+            time.sleep(_SIGNAL_DELAY)  # torch learns of it by a signal whose handler raises: better here than later
+            raise RuntimeError("a DataLoader worker exited unexpectedly") from error
 
     def _lost(self, reason: str) -> str:
         """One line on a worker that died or hung."""

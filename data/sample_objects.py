@@ -104,7 +104,7 @@ def mug(rng: Rng, detail: int) -> Model:
 
 def book(rng: Rng, detail: int) -> Model:
     """A book lying on its back: a cover with title blocks, a spine, and page edges."""
-    half = np.array([rng.uniform(0.5, 0.6), rng.uniform(0.7, 0.85), rng.uniform(0.08, 0.2)])
+    half = np.array([rng.uniform(0.5, 0.6), rng.uniform(0.7, 0.85), rng.uniform(0.14, 0.24)])
     mesh = rounded_box(tuple(half), 0.02, 2)
     covers = [(150, 30, 35), (30, 60, 120), (25, 95, 70), (70, 45, 90)]
     cover, ink = _pick(rng, covers), _pick(rng, [(235, 225, 200), (225, 190, 90), (25, 25, 30)])
@@ -260,7 +260,7 @@ def pose(name: str, rng: Rng) -> np.ndarray:
         return turn @ rotation(rng.standard_normal(3), rng.uniform(0, 180))
     if name == "die":
         return turn @ rotation((1, 0, 0), 90 * rng.integers(4)) @ rotation((0, 1, 0), 90 * rng.integers(4))
-    if name == "book" and rng.random() < 0.15:
+    if name == "book" and rng.random() < 0.05:
         return turn @ rotation((1, 0, 0), 90) @ rotation((0, 0, 1), 90 * rng.integers(2))
     if name in ("bottle", "mug") and rng.random() < 0.05:
         return turn @ rotation((1, 0, 0), 90) @ rotation((0, 0, 1), rng.uniform(0, 360))

@@ -163,7 +163,8 @@ class KillingSize:
 
 
 def test_a_dead_worker_is_reported(dataset: Dataset) -> None:
-    with pytest.raises(EnvironmentFault, match=r"exited unexpectedly.*while reading .*fewer --workers"):
+    death = r"(exited unexpectedly|killed by signal).*while reading .*fewer --workers"
+    with pytest.raises(EnvironmentFault, match=death):
         load(dataset, workers=1, size_at=KillingSize())
 
 
