@@ -47,7 +47,7 @@ ops: $(VENV)/installed
 	$(RUN) -m models.ops --build
 
 soak: $(VENV)/installed
-	$(RUN) -m pytest -m soak $(PYTEST_ARGS)
+	$(RUN) -m pytest -m "soak or hypothesis" --hypothesis-profile explore $(PYTEST_ARGS)
 
 clean:
 	rm -rf runs/demo .pytest_cache .ruff_cache .hypothesis

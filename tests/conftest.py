@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the reference data lies, quiet and repeatable torch."""
+"""Fixtures shared by all tests: where the reference data lies, quiet and repeatable torch, repeatable examples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 # Set before torch is loaded, so that the scripts the tests start inherit it too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
 from models.ops.extension import side
+
+# The same examples in every run: a change that breaks nothing fails nothing. `make soak` draws others each time.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("same")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

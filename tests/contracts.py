@@ -23,8 +23,12 @@ def painted_sample(size: Size, boxes: np.ndarray) -> Sample:
     return Sample(image, boxes.astype(np.float32), np.arange(count), np.arange(count) % 2 == 1)
 
 
-def assert_painted(sample: Sample, *, tolerance: float = 1.0, smallest: float = 3.0) -> None:
-    """Each box of at least ``smallest`` pixels ends where its colour does, within ``tolerance`` pixels."""
+def assert_painted(sample: Sample, *, tolerance: float = 1.5, smallest: float = 3.0) -> None:
+    """Each box of at least ``smallest`` pixels ends where its colour does, within ``tolerance`` pixels.
+
+    One pixel is the rounding to whole pixels, the half is interpolation's: 8-bit rounding decides which side an edge
+    of half paint falls to.
+    """
     for box, channel in zip(sample.boxes, sample.labels, strict=True):
         if min(box[2] - box[0], box[3] - box[1]) < smallest:
             continue
