@@ -273,7 +273,8 @@ def evaluate(
         log.curve("precision and recall at IoU 0.5", present.mean(axis=0), state.iteration)
     log.picture("detections", show_detections(val_set, evaluation), state.iteration)
     if state.best.update(state.iteration, metrics.ap50, metrics.ap):
-        save_checkpoint(folder / "best.pt", {**about, "model": network.cpu().state_dict()})
+        weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}
+        save_checkpoint(folder / "best.pt", {**about, **weights})
         save_darknet_weights(network, folder / "best.weights")
         write_json(folder / "best.json", evaluation.metrics.as_dict())
 

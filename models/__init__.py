@@ -68,7 +68,7 @@ def load_network(
 
 
 def _load_checkpoint(network: Darknet, path: Path) -> None:
-    """Copy a checkpoint's weights into the network; names and shapes must agree."""
+    """Copy a checkpoint's weights, and how many images it has seen, into the network; names and shapes must agree."""
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("ema") or checkpoint["model"]
     own = network.state_dict()
@@ -81,6 +81,7 @@ def _load_checkpoint(network: Darknet, path: Path) -> None:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(f"{path} does not fit {network.config.source}: {'; '.join(wrong[:3])}{more}")
     network.load_state_dict(state)
+    network.seen = checkpoint.get("iteration", 0) * network.config.net.batch
 
 
 def _shape(tensor: torch.Tensor | None) -> str:
