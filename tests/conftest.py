@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # One thread each: two test processes with two OpenMP threads on two cores wait for each other most of the time.
@@ -14,6 +15,10 @@ import pytest
 import torch
 
 from models.ops.extension import side
+from tests.golden_cases import FOLDER
+
+# A suite started in the background of a shell inherits an ignored SIGINT, and so would the scripts it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a change that breaks nothing fails nothing. `make soak` draws others each time.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -39,7 +44,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def darknet_golden() -> Path:
     """Numbers that Darknet itself computed."""
-    return _folder("DARKNET_GOLDEN", _SHARED / "golden")
+    return _folder("DARKNET_GOLDEN", FOLDER)
 
 
 @pytest.fixture(scope="session")
