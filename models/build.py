@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from models.gaussian_head import GaussianYoloHead
 from models.graph import absolute
 from models.layers import BatchnormLayer, ConnectedLayer, ConvolutionalLayer, ImplicitLayer
 from models.layers_merging import RouteLayer, SamLayer, ScaleChannelsLayer, ShortcutLayer
@@ -27,59 +28,62 @@ from models.layers_pooling import (
     ReorgLayer,
     UpsampleLayer,
 )
+from models.region_head import RegionHead
 from models.shapes import Node
-from models.yolo_head import GaussianYoloHead, RegionHead, YoloHead
+from models.yolo_head import YoloHead
 from utils import cfg_heads as heads
 from utils import cfg_layers as layers
 from utils.structures import Size
 
-Builder = Callable[[Node, Sequence[nn.Module], Size], nn.Module]
+Builder = Callable[[Node, Sequence[nn.Module], Size, str], nn.Module]
 
 
-def build_layer(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+def build_layer(node: Node, earlier: Sequence[nn.Module], size: Size, source: str) -> nn.Module:
     """Make the module of one layer.
 
     Args:
         node: the layer's place in the plan.
         earlier: the modules before it, whose parameters it may share.
         size: (H, W) of the network input.
+        source: the cfg file, near which a layer finds the files its section names.
     """
-    return _BUILDERS[type(node.section)](node, earlier, size)
+    return _BUILDERS[type(node.section)](node, earlier, size, source)
 
 
 def _from_section(module: type[nn.Module]) -> Builder:
-    return lambda node, earlier, size: module(node.section)
+    return lambda node, *_: module(node.section)
 
 
 def _from_node(module: type[nn.Module]) -> Builder:
-    return lambda node, earlier, size: module(node)
+    return lambda node, *_: module(node)
 
 
-def _convolutional(node: Node, earlier: Sequence[nn.Module], size: Size) -> ConvolutionalLayer:
+def _convolutional(node: Node, earlier: Sequence[nn.Module], *_) -> ConvolutionalLayer:
     shared = node.section.share_index
     return ConvolutionalLayer(node, None if shared is None else earlier[absolute(node.index, shared)])
 
 
-def _maxpool(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+def _maxpool(node: Node, *_) -> nn.Module:
     return (MaxpoolDepthLayer if node.section.maxpool_depth else MaxpoolLayer)(node.section)
 
 
-def _dropout(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+def _dropout(node: Node, *_) -> nn.Module:
     return (DropBlockLayer if node.section.dropblock else DropoutLayer)(node.section)
 
 
 def _yolo(module: type[YoloHead] | type[GaussianYoloHead]) -> Builder:
-    def build(node: Node, earlier: Sequence[nn.Module], size: Size) -> nn.Module:
+    def build(node: Node, earlier: Sequence[nn.Module], size: Size, *_) -> nn.Module:
         section = node.section
         return module(section, section.anchors, section.mask, stride=_stride(node, size), index=node.index)
 
     return build
 
 
-def _region(node: Node, earlier: Sequence[nn.Module], size: Size) -> RegionHead:
+def _region(node: Node, earlier: Sequence[nn.Module], size: Size, source: str) -> RegionHead:
     vertical, horizontal = stride = _stride(node, size)
     anchors = [(width * horizontal, height * vertical) for width, height in node.section.anchors]  # from cells
-    return RegionHead(node.section, anchors, tuple(range(node.section.num)), stride=stride, index=node.index)
+    mask = tuple(range(node.section.num))
+    return RegionHead(node.section, anchors, mask, stride=stride, index=node.index, source=source)
 
 
 def _stride(node: Node, size: Size) -> tuple[float, float]:
@@ -98,7 +102,7 @@ _BUILDERS: dict[type, Builder] = {
     layers.Implicit: _from_node(ImplicitLayer),
     layers.Maxpool: _maxpool,
     layers.LocalAvgpool: _from_section(LocalAvgpoolLayer),
-    layers.Avgpool: lambda node, earlier, size: AvgpoolLayer(),
+    layers.Avgpool: lambda *_: AvgpoolLayer(),
     layers.Upsample: _from_section(UpsampleLayer),
     layers.Reorg: _from_section(ReorgLayer),
     layers.Reorg3d: _from_section(Reorg3dLayer),
@@ -111,8 +115,8 @@ _BUILDERS: dict[type, Builder] = {
     layers.Activation: _from_section(ActivationLayer),
     layers.Normalization: _from_section(NormalizationLayer),
     layers.Softmax: _from_section(SoftmaxLayer),
-    layers.Cost: lambda node, earlier, size: PassLayer(),
-    heads.Contrastive: lambda node, earlier, size: PassLayer(),
+    layers.Cost: lambda *_: PassLayer(),
+    heads.Contrastive: lambda *_: PassLayer(),
     heads.Yolo: _yolo(YoloHead),
     heads.GaussianYolo: _yolo(GaussianYoloHead),
     heads.Region: _region,

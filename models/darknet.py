@@ -51,7 +51,7 @@ class Darknet(nn.Module):
         self.seen = 0
         self.layers = nn.ModuleList()
         for node in self.graph.nodes:
-            self.layers.append(build_layer(node, self.layers, self.size))
+            self.layers.append(build_layer(node, self.layers, self.size, config.source))
         for module in self.modules():
             if isinstance(module, CrossMiniBatchNorm2d):
                 module.subdivisions = config.net.subdivisions

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from models.darknet import Darknet
+from models.region_head import RegionHead
 from models.weights import backbone_layers, load_darknet_weights
-from models.yolo_head import RegionHead
 from utils.cfg import Config
 from utils.checkpoint import load_checkpoint
 from utils.errors import UsageError, WeightsError

@@ -1,4 +1,4 @@
-"""Detection heads: what Darknet's [yolo], [Gaussian_yolo] and [region] sections make of the last convolution."""
+"""What all detection heads share, and [yolo]; the others are in gaussian_head and region_head."""
 
 from __future__ import annotations
 
@@ -126,8 +126,11 @@ class DetectionHead(nn.Module):
         objectness = self.activate_objectness(grid[:, :, self.box_entries])
         # Cell by cell as Darknet: of equal scores, suppression keeps the first. NaN is not above the threshold.
         image, row, column, anchor = (objectness.movedim(1, -1) > threshold).nonzero(as_tuple=True)
-        entries = self.activate_entries(grid[image, anchor, :, row, column])  # (N, E)
-        return Candidates(image, *self._decode_entries(entries, self.anchors[anchor], row, column))
+        return Candidates(image, *self.decode_cells(grid[image, anchor, :, row, column], anchor, row, column))
+
+    def decode_cells(self, entries: Tensor, anchor: Tensor, row: Tensor, column: Tensor) -> Decoded:
+        """Decode raw entries (N, E) of single predictions; ``anchor``, ``row`` and ``column`` (N,) say which."""
+        return self._decode_entries(self.activate_entries(entries), self.anchors[anchor], row, column)
 
     def activate_objectness(self, objectness: Tensor) -> Tensor:
         return objectness.sigmoid()
@@ -162,7 +165,7 @@ class YoloHead(DetectionHead):
         xy, wh, scores = entries.tensor_split((2, 4), -1)
         if not self.section.new_coords:
             xy, scores = xy.sigmoid(), scores.sigmoid()
-        return torch.cat((_scale(xy, self.section.scale_x_y), wh, scores), -1)
+        return torch.cat((stretch(xy, self.section.scale_x_y), wh, scores), -1)
 
     def _decode_entries(self, entries: Tensor, anchors: Tensor, rows: Tensor, columns: Tensor) -> Decoded:
         wh = entries[..., 2:4]
@@ -171,52 +174,6 @@ class YoloHead(DetectionHead):
         return Decoded(boxes, entries[..., 4], entries[..., 5:])
 
 
-class GaussianYoloHead(DetectionHead):
-    """[Gaussian_yolo]: every coordinate comes with its uncertainty (arXiv 1904.04620).
-
-    The entries are x, sx, y, sy, w, sw, h, sh, objectness, classes; class_probs are multiplied by one minus the mean
-    uncertainty, as Darknet does.
-    """
-
-    section: GaussianYolo
-    box_entries = 8
-
-    def activate_entries(self, entries: Tensor) -> Tensor:
-        box = entries[..., :8].unflatten(-1, (4, 2))
-        centre = _scale(box[..., :2, 0].sigmoid(), self.section.scale_x_y)
-        means = torch.cat((centre, box[..., 2:, 0]), -1)
-        box = torch.stack((means, box[..., 1].sigmoid()), -1).flatten(-2)
-        return torch.cat((box, entries[..., 8:].sigmoid()), -1)
-
-    def _decode_entries(self, entries: Tensor, anchors: Tensor, rows: Tensor, columns: Tensor) -> Decoded:
-        x, y = entries[..., 0] + columns, entries[..., 2] + rows
-        width, height = entries[..., 4].exp() * anchors[..., 0], entries[..., 6].exp() * anchors[..., 1]
-        # The point a cell predicts is the box's centre or one of its corners.
-        side = {"center": 0.0, "left_top": 0.5, "right_bottom": -0.5}[self.section.yolo_point]
-        x, y = x + side * width / self.stride[1], y + side * height / self.stride[0]
-        certainty = 1 - entries[..., 1:8:2].mean(-1, keepdim=True)
-        return Decoded(self._boxes(x, y, width, height), entries[..., 8], entries[..., 9:] * certainty)
-
-
-class RegionHead(DetectionHead):
-    """[region], the head of YOLOv2: softmax over the classes, anchors in cells (arXiv 1612.08242, section 2).
-
-    YOLO9000's class tree (``tree=``) is not read: its scores are a softmax over all nodes here.
-    """
-
-    section: Region
-
-    def activate_entries(self, entries: Tensor) -> Tensor:
-        xy, wh, objectness, classes = entries.split((2, 2, 1, self.num_classes), -1)
-        classes = classes.softmax(-1) if self.section.softmax else classes.sigmoid()
-        return torch.cat((xy.sigmoid(), wh, objectness.sigmoid(), classes), -1)
-
-    def _decode_entries(self, entries: Tensor, anchors: Tensor, rows: Tensor, columns: Tensor) -> Decoded:
-        wh = entries[..., 2:4].exp() * anchors
-        boxes = self._boxes(entries[..., 0] + columns, entries[..., 1] + rows, wh[..., 0], wh[..., 1])
-        return Decoded(boxes, entries[..., 4], entries[..., 5:])
-
-
-def _scale(xy: Tensor, scale_x_y: float) -> Tensor:
+def stretch(xy: Tensor, scale_x_y: float) -> Tensor:
     """Stretch (0, 1) about its middle, so that a centre can lie on the border of its cell."""
     return xy if math.isclose(scale_x_y, 1) else xy * scale_x_y - (scale_x_y - 1) / 2

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from models.losses.darknet import DarknetLoss
-from models.yolo_head import RegionHead, YoloHead
+from models.region_head import RegionHead
+from models.yolo_head import YoloHead
 from tests.reference.yolo_delta import YoloLayer
 from utils.boxes import cxcywh_to_xyxy
 from utils.cfg import load_cfg

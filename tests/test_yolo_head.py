@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.yolo_head import DetectionHead, GaussianYoloHead, RegionHead, YoloHead
+from models.gaussian_head import GaussianYoloHead
+from models.region_head import RegionHead
+from models.yolo_head import DetectionHead, YoloHead
 from utils.cfg_heads import GaussianYolo, Region, Yolo
 
 ANCHORS = ((10.0, 20.0), (30.0, 40.0), (50.0, 459.0))

@@ -110,7 +110,8 @@ class Region(Section):
     classes: int = integer(20, 1, _CLASSES)
     num: int = integer(1, 1, 1024, "anchors")
     anchors: tuple[tuple[float, float], ...] | None = declare(Pairs(Real(1e-6, BIG)), None, "(w, h), cells")
-    coords: int = integer(4, 4, 4)
+    coords: int = integer(4, 4, 64, "x, y, w, h; what stands beyond is not used")
+    background: bool = switch("nothing is a class of the softmax; there is no objectness")
     softmax: bool = switch("softmax over the classes, not logistic")
     tree: str | None = declare(Text(), None, "file of a class hierarchy")
     map: str | None = declare(Text(), None, "file that maps classes to others")
@@ -121,16 +122,16 @@ class Region(Section):
     rescore: bool = switch("objectness learns the IoU")
     thresh: float = real(0.5, 0, 10, "no objectness loss above this IoU")
     bias_match: bool = switch("choose anchors by shape")
-    absolute: bool = switch()
-    classfix: int = integer(0, -1, 10)
-    log: bool = switch()
-    sqrt: bool = switch()
-    focal_loss: bool = switch()
+    absolute: bool = switch("no effect")
+    classfix: int = integer(0, -1, 2, "above thresh: 1, 2 learn the class too; -1 learns objectness = IoU everywhere")
+    log: bool = switch("no effect")
+    sqrt: bool = switch("no effect")
+    focal_loss: bool = switch("for classes")
     coord_scale: float = real(1.0, 0, BIG, "weight of the box")
     object_scale: float = real(1.0, 0, BIG, "weight of objectness where there is an object")
     noobject_scale: float = real(1.0, 0, BIG, "weight of objectness elsewhere")
     class_scale: float = real(1.0, 0, BIG, "weight of the classes")
-    mask_scale: float = real(1.0, 0, BIG)
+    mask_scale: float = real(1.0, 0, BIG, "no effect")
 
     def __post_init__(self) -> None:
         anchors = ((0.5, 0.5),) * self.num if self.anchors is None else self.anchors
@@ -139,9 +140,11 @@ class Region(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(self.anchors) != self.num:
             yield "anchors", f"wanted num={self.num} pairs, got {len(self.anchors)}"
+        if self.background and (self.tree or not self.softmax):
+            yield "background", "wanted softmax=1 with it, and no tree"
 
     def filters_before(self, classes: int) -> int:
-        """The filters of the convolution before this head."""
+        """The filters of the convolution before this head: coordinates, objectness and classes of each anchor."""
         return self.num * (self.coords + 1 + classes)
 
 
