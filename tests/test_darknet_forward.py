@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import json
 import math
-import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,20 +17,10 @@ from torch import nn
 from models import load_network
 from models.darknet import Darknet
 from models.postprocess import postprocess
+from tests.golden_cases import forward_cases, some, write_weights
 from utils.boxes import xyxy_to_cxcywh
 from utils.image import letterbox_of
 from utils.structures import Detections
-
-_DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "golden"
-_FORWARD = Path(os.environ.get("DARKNET_GOLDEN", _DEFAULT)) / "forward"
-_CASES = sorted(path.stem for path in _FORWARD.glob("*.cfg"))
-
-
-def _load_recipe(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipe", folder / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Case:
@@ -47,15 +33,13 @@ class Case:
         self.tolerance = 2e-3 if "calib" in self.arrays else 1e-5
         self.weights = folder / f"{name}.weights"
         calib = self.arrays["calib"].astype(np.float32) if "calib" in self.arrays else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # the recipe leaves closing its cfg to Python
-            _load_recipe(golden).write_weights(str(cfg), str(self.weights), self.facts["weights_seed"], calib=calib)
+        write_weights(golden, cfg, self.weights, self.facts["weights_seed"], calib)
         self.network = load_network(cfg, self.weights, fuse=False)
         with torch.inference_mode():
             self.raws = self.network(torch.from_numpy(self.arrays["input"]))
 
 
-@pytest.fixture(scope="module", params=_CASES)
+@pytest.fixture(scope="module", params=some(forward_cases(), "forward"))
 def case(request: pytest.FixtureRequest, darknet_golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     case = Case(darknet_golden, request.param, tmp_path_factory.mktemp("golden"))
     yield case
