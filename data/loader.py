@@ -8,12 +8,8 @@ matter.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,16 +19,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.augment import Augmentation, augmented_sample
+from data.batch_loader import AUGMENT, SCALE, BatchLoader, permutation, reading_marks
 from data.dataset import Dataset
-from data.reader import NOT_READING, ImageCache, SampleReader
-from utils.errors import EnvironmentFault, UsageError, UserError
+from data.reader import ImageCache, SampleReader
+from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
 from utils.keyed_random import keyed_rng
 from utils.structures import Batch, ImageRecord, Letterbox, Sample, Size, Targets
-
-_ORDER, _AUGMENT, _SCALE = 1, 2, 3  # what a random choice is for: the second number of its key
-_TIMEOUT = 600  # seconds a mini-batch may take before its worker counts as hung
-_SIGNAL_DELAY = 0.5  # seconds within which the death of a worker is signalled
 
 EvalBatch = tuple[torch.Tensor, list[Letterbox], list[ImageRecord]]
 
@@ -69,7 +62,7 @@ class MultiScale:
         ending = self.max_batches is not None and iteration > self.max_batches - 100
         if period == 0 or ending:
             return self._scaled(max(self.factor, 1 / self.factor))
-        rng = keyed_rng(self.seed, _SCALE, period)
+        rng = keyed_rng(self.seed, SCALE, period)
         scale = float(rng.uniform(1.0, max(self.factor, 1 / self.factor)))
         return self._scaled(scale if rng.random() < 0.5 else 1 / scale)
 
@@ -120,9 +113,9 @@ def train_loader(
     """
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
-    reading = _reading_marks(workers)
+    reading = reading_marks(workers)
     batches = TrainBatches(dataset, augmentation, batch, size_at, seed, SampleReader(dataset.records, cache, reading))
-    return _Loader(batches, range(start, stop, stride), workers, reading, pin_memory, context)
+    return BatchLoader(batches, range(start, stop, stride), workers, reading, pin_memory, context)
 
 
 def eval_loader(
@@ -145,9 +138,9 @@ def eval_loader(
     """
     if batch < 1:
         raise UsageError(f"{dataset.source}: mini-batches of {batch} images (wanted at least 1)")
-    reading = _reading_marks(workers)
+    reading = reading_marks(workers)
     batches = EvalBatches(dataset, batch, size, letterbox, SampleReader(dataset.records, None, reading))
-    return _Loader(batches, range(math.ceil(len(dataset) / batch)), workers, reading, pin_memory, context)
+    return BatchLoader(batches, range(math.ceil(len(dataset) / batch)), workers, reading, pin_memory, context)
 
 
 @dataclass(frozen=True)
@@ -174,8 +167,8 @@ class TrainBatches(TorchDataset):
         samples, names = [], []
         for row in range(self.batch):
             epoch, place = divmod(minibatch * self.batch + row, len(self.dataset))
-            index = int(_permutation(self.seed, epoch, len(self.dataset))[place])
-            rng = keyed_rng(self.seed, _AUGMENT, epoch, index)
+            index = int(permutation(self.seed, epoch, len(self.dataset))[place])
+            rng = keyed_rng(self.seed, AUGMENT, epoch, index)
             sample, used = augmented_sample(self.reader, index, augmentation, size, rng)
             cv2.split(sample.image, list(images[row].numpy()))
             samples.append(sample)
@@ -208,67 +201,6 @@ class EvalBatches(TorchDataset):
         return images, letterboxes, [self.dataset.records[index] for index in indices]
 
 
-class _Loader(DataLoader):
-    """A DataLoader over whole mini-batches that raises what its workers returned, and says what killed one."""
-
-    def __init__(
-        self,
-        batches: TrainBatches | EvalBatches,
-        numbers: range,
-        workers: int,
-        reading: torch.Tensor,
-        pin_memory: bool,
-        context: str | None,
-    ) -> None:
-        super().__init__(
-            batches,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            collate_fn=_unchanged,
-            pin_memory=pin_memory,
-            timeout=_TIMEOUT if workers else 0,
-            worker_init_fn=_start_worker,
-            multiprocessing_context=context if workers else None,
-            generator=torch.Generator(),  # else each iteration draws from the global one, and resuming is not exact
-        )
-        self._records = batches.dataset.records
-        self._reading = reading
-
-    def __iter__(self) -> Iterator[Batch | EvalBatch]:
-        iterator = super().__iter__()
-        workers = getattr(iterator, "_workers", ())
-        try:
-            yield from self._items(iterator)
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
-                raise
-            raise EnvironmentFault(self._lost(str(error))) from error
-        finally:  # also when the consumer stops early: workers that outlive the loop are joined for ever at exit
-            with contextlib.suppress(RuntimeError):  # raised once more for a worker that was killed
-                if workers:
-                    iterator._shutdown_workers()
-            for worker in workers:
-                worker.kill()  # one that hangs would keep this process from ending
-
-    @staticmethod
-    def _items(iterator: Iterator[Batch | EvalBatch | UserError]) -> Iterator[Batch | EvalBatch]:
-        try:
-            for item in iterator:
-                if isinstance(item, UserError):
-                    raise item
-                yield item
-        except (ConnectionError, EOFError) as error:  # a worker died while handing over a mini-batch
-            time.sleep(_SIGNAL_DELAY)  # torch learns of it by a signal whose handler raises: better here than later
-            raise RuntimeError("a DataLoader worker exited unexpectedly") from error
-
-    def _lost(self, reason: str) -> str:
-        """One line on a worker that died or hung."""
-        indices = [int(index) for index in self._reading if index != NOT_READING]
-        files = ", ".join(printable(self._records[index].path) for index in indices) or "no image"
-        return f"{reason.splitlines()[0]} while reading {files}; out of memory? try fewer --workers, or 0"
-
-
 def _targets(samples: Sequence[Sample]) -> Targets:
     counts = [len(sample.boxes) for sample in samples]
     return Targets(
@@ -277,26 +209,3 @@ def _targets(samples: Sequence[Sample]) -> Targets:
         torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
         torch.from_numpy(np.concatenate([sample.crowd for sample in samples])),
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of the images in one epoch, (count,)."""
-    return keyed_rng(seed, _ORDER, epoch).permutation(count)
-
-
-def _reading_marks(workers: int) -> torch.Tensor:
-    """int64 (workers,), shared: the image each worker is reading, so that a death can be blamed."""
-    return torch.full((max(workers, 1),), NOT_READING).share_memory_()
-
-
-def _start_worker(worker: int) -> None:
-    """One thread each; signals to the whole group are for the main process, which ends the workers in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def _unchanged(item: Batch | EvalBatch | UserError) -> Batch | EvalBatch | UserError:
-    return item

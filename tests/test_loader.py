@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data import loader as loader_module
+from data import batch_loader
 from data.augment import Augmentation
+from data.batch_loader import permutation
 from data.cache import MemoryCache
 from data.dataset import Dataset
-from data.loader import MultiScale, _permutation, eval_loader, train_loader
+from data.loader import MultiScale, eval_loader, train_loader
 from data.photometric import default_photometric
 from utils.errors import DatasetError, EnvironmentFault, ImageError, UsageError
 from utils.image import network_input, read_image, write_image
@@ -187,7 +188,7 @@ class SleepingSize:
 
 
 def test_a_hung_worker_is_reported(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "_TIMEOUT", 1)
+    monkeypatch.setattr(batch_loader, "_TIMEOUT", 1)
     with pytest.raises(EnvironmentFault, match=r"timed out after 1 seconds while reading no image"):
         load(dataset, workers=1, size_at=SleepingSize())
     assert multiprocessing.active_children() == []
@@ -210,7 +211,7 @@ class InterruptedSize:
 
 
 def test_workers_ignore_ctrl_c(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "_TIMEOUT", 20)  # a worker that did not would never answer
+    monkeypatch.setattr(batch_loader, "_TIMEOUT", 20)  # a worker that did not would never answer
     assert len(load(dataset, stop=3, workers=1, size_at=InterruptedSize())) == 3
 
 
@@ -258,6 +259,6 @@ def test_multi_scale_keeps_each_axis_and_a_step() -> None:
 
 
 def test_permutation_is_keyed_by_seed_and_epoch() -> None:
-    orders = {_permutation(seed, epoch, 50).tobytes() for seed in range(2) for epoch in range(3)}
+    orders = {permutation(seed, epoch, 50).tobytes() for seed in range(2) for epoch in range(3)}
     assert len(orders) == 6
-    assert sorted(_permutation(0, 0, 50)) == list(range(50))
+    assert sorted(permutation(0, 0, 50)) == list(range(50))
