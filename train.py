@@ -8,7 +8,6 @@ python train.py --resume runs/train/yolov4-tiny-mish          go on where it sto
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import math
 import sys
@@ -17,13 +16,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data.dataset import Dataset
+from data.fingerprint import check_same_data, fingerprint
 from data.training_data import find_data, load_splits, training_batches
-from eval import Evaluation, evaluate_network, write_json
+from eval import evaluate_network, write_json
 from models.darknet import Darknet
 from models.losses.darknet import DarknetLoss, Losses
 from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg
@@ -33,22 +32,23 @@ from utils import cli
 from utils.atomic import remove_temporaries
 from utils.cfg import Config, format_cfg, load_cfg, parse_cfg
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.device import autocast, precision_name, resolve_precision, select_device
-from utils.draw import batch_grid
+from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
+from utils.divergence import check_gradient, check_loss
 from utils.due import Due
 from utils.ema import Ema
-from utils.errors import Diverged, InputError, UsageError
-from utils.image import read_image, write_image
+from utils.errors import UsageError
+from utils.image import write_image
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.results_plot import plot_results
 from utils.run_folder import lock_folder, new_run_folder
-from utils.runlog import RunLog, cut_metrics, read_metrics
+from utils.runlog import RunLog, cut_metrics, evaluation_table, read_metrics
 from utils.signals import StopRequest
 from utils.structures import Batch
 from utils.train_flags import parse_train_flags, save_args
+from utils.training_pictures import batch_picture, detections_picture
 from utils.training_state import TrainingState
 
-SHOWN_SCORE = 0.25  # of the detections in TensorBoard's pictures
+LOSS_TERMS = ("loss", "box", "objectness", "classes")
 EMA_SHARE = 0.02  # of a run; the average of the weights looks back so far
 
 
@@ -113,19 +113,22 @@ def main(argv: Sequence[str]) -> None:
             rate = learning_rate(net, state.iteration + 1, seed=args.seed)
             set_learning_rate(state.optimizer, rate)
             network.seen = state.iteration * net.batch
-            terms = LossTerms()
+            sums = dict.fromkeys(LOSS_TERMS, 0.0)
             for batch in batches:
                 with autocast(device, dtype):
                     raws = network(to_input(batch.images, device))
                 losses = criterion(raws, batch.targets)
-                check_loss(losses, batch, state.iteration)
+                terms = loss_terms(losses)
+                check_loss(terms, state.iteration, batch.names)
                 state.scaler.scale(losses.total / net.batch).backward()
-                terms.add(losses, net.batch)
+                sums = {name: sums[name] + terms[name].item() / net.batch for name in sums}
             step(state, args.clip_gradient, batches)
-            log.step(state.iteration, terms.values, rate)
+            log.step(state.iteration, sums, rate)
 
             if state.iteration == 1:
-                show_batch(batches[0], train_set.names, folder, log)
+                picture = batch_picture(batches[0], train_set.names)
+                write_image(folder / "mosaic.jpg", picture)
+                log.picture("first batch", picture, 1)
             if due.evaluation(state.iteration):
                 evaluate(args, state, about, val_set, folder, log)
             stopping = stop.signal is not None or out_of_patience(args, state, log)
@@ -151,17 +154,6 @@ def begin_run(args: argparse.Namespace, network: Darknet, folder: Path) -> None:
     save_args(args, folder / "args.json")
 
 
-def make_repeatable(seed: int, device: torch.device) -> None:
-    """The same run gives the same numbers: to the bit on a CPU, in the order of the data on a GPU."""
-    torch.manual_seed(seed)
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it did not write
-    else:
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-
-
 def in_steps(loader: Iterable[Batch], subdivisions: int) -> Iterator[list[Batch]]:
     """The mini-batches of each optimiser step."""
     mini_batches = iter(loader)
@@ -175,60 +167,22 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
     return images.float().div_(255)
 
 
-def check_loss(losses: Losses, batch: Batch, iteration: int) -> None:
-    """Stop before a NaN reaches the weights."""
-    if not torch.isfinite(losses.total):
-        parts = ", ".join(f"{name} {getattr(losses, name).item():.3g}" for name in ("box", "objectness", "classes"))
-        raise diverged(iteration, f"the loss is {losses.total.item()} ({parts})", batch.names)
-
-
-def diverged(iteration: int, what: str, names: Sequence[str]) -> Diverged:
-    """The end of a training whose numbers are not finite, with the images of the step that was not taken."""
-    shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-    return Diverged(
-        f"iteration {iteration + 1}: {what} on {shown}; lower learning_rate or check these images; "
-        "last.pt, if there is one, is from before"
-    )
+def loss_terms(losses: Losses) -> dict[str, Tensor]:
+    """The loss of a mini-batch by its parts, scalars, for the log."""
+    return {name: losses.total if name == "loss" else getattr(losses, name) for name in LOSS_TERMS}
 
 
 def step(state: TrainingState, clip_norm: float | None, batches: Sequence[Batch]) -> None:
     """One optimiser step from the gradients gathered of ``batches``."""
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), math.inf if clip_norm is None else clip_norm)
-    if not state.scaler.is_enabled() and not torch.isfinite(norm):  # a scaler skips such a step and scales less
-        names = [name for batch in batches for name in batch.names]
-        raise diverged(state.iteration, f"the gradient's norm is {norm.item()}", names)
+    if not state.scaler.is_enabled():  # a scaler skips such a step and scales less
+        check_gradient(norm, state.iteration, [name for batch in batches for name in batch.names])
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.network)
     state.iteration += 1
-
-
-class LossTerms:
-    """The loss of an optimiser step by its parts, each for one image."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {"loss": 0.0, "box": 0.0, "objectness": 0.0, "classes": 0.0}
-
-    def add(self, losses: Losses, batch: int) -> None:
-        """Add a mini-batch of a step of ``batch`` images."""
-        for name in self.values:
-            part = losses.total if name == "loss" else getattr(losses, name)
-            self.values[name] += part.item() / batch
-
-
-def show_batch(batch: Batch, names: Sequence[str], folder: Path, log: RunLog) -> None:
-    """mosaic.jpg: the first batch as the network sees it."""
-    rows = [batch.targets.image_index == index for index in range(min(len(batch.images), 16))]
-    grid = batch_grid(
-        [image.permute(1, 2, 0).numpy() for image in batch.images[: len(rows)]],
-        [batch.targets.boxes[row].numpy() for row in rows],
-        [batch.targets.labels[row].numpy() for row in rows],
-        names,
-    )
-    write_image(folder / "mosaic.jpg", grid)
-    log.picture("first batch", grid, 1)
 
 
 def averaged_network(state: TrainingState) -> Darknet:
@@ -271,7 +225,8 @@ def evaluate(
     present = metrics.precision50[metrics.precision50.min(axis=1) >= 0]
     if len(present):
         log.curve("precision and recall at IoU 0.5", present.mean(axis=0), state.iteration)
-    log.picture("detections", show_detections(val_set, evaluation), state.iteration)
+    picture = detections_picture(val_set.records, evaluation.detections, val_set.names)
+    log.picture("detections", picture, state.iteration)
     if state.best.update(state.iteration, metrics.ap50, metrics.ap):
         weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}
         save_checkpoint(folder / "best.pt", {**about, **weights})
@@ -279,40 +234,14 @@ def evaluate(
         write_json(folder / "best.json", evaluation.metrics.as_dict())
 
 
-def show_detections(dataset: Dataset, evaluation: Evaluation, count: int = 4) -> np.ndarray:
-    """The first images of the data set with what was found, side by side."""
-    records = dataset.records[:count]
-    found = [evaluation.detections[record.image_id] for record in records]
-    sure = [detections.scores > SHOWN_SCORE for detections in found]
-    return batch_grid(
-        [read_image(record.path) for record in records],
-        [detections.boxes[keep].numpy() for detections, keep in zip(found, sure, strict=True)],
-        [detections.labels[keep].numpy() for detections, keep in zip(found, sure, strict=True)],
-        dataset.names,
-    )
-
-
 def description(config: Config, dataset: Dataset) -> dict[str, Any]:
     """What a checkpoint says of itself; ``data`` is how a resumed run knows its images again."""
-    digest = hashlib.sha256()
-    for record in dataset.records:
-        digest.update(f"{record.path.name} {record.size} {record.labels.tolist()}".encode(errors="surrogateescape"))
-        digest.update(record.boxes.tobytes())
     return {
         "cfg": format_cfg(config),
         "names": list(dataset.names),
-        "data": f"{len(dataset):,} images ({digest.hexdigest()[:12]})",
+        "data": fingerprint(dataset),
         "torch": str(torch.__version__),
     }
-
-
-def check_same_data(then: str | None, now: str, folder: Path) -> None:
-    """Refuse to go on with a run on other images, which would be another run."""
-    if then != now:
-        raise InputError(
-            f"{folder}/last.pt: trained on {then}, --data now gives {now}; "
-            "bring the images and labels back, or start a new run with --weights"
-        )
 
 
 def save_last(state: TrainingState, about: dict[str, Any], folder: Path) -> None:
@@ -334,11 +263,7 @@ def finish(state: TrainingState, folder: Path) -> None:
     """results.png, and a table of the evaluations."""
     rows = read_metrics(folder / "metrics.jsonl")
     plot_results(rows, folder / "results.png", str(folder))
-    print(f"{'iteration':>9} {'minutes':>8} {'AP50':>6} {'AP':>6} {'AP75':>6}")
-    for row in (row for row in rows if "ap50" in row):
-        scores = " ".join(f"{row[name]:6.3f}" for name in ("ap50", "ap", "ap75"))
-        mark = "  best" if row["iteration"] == state.best.iteration else ""
-        print(f"{row['iteration']:9} {row['seconds'] / 60:8.1f} {scores}{mark}")
+    print(*evaluation_table(rows, state.best.iteration), sep="\n")
     print(f"{folder}/:", *sorted(path.name for path in folder.glob("[!.]*")))
 
 

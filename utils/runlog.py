@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,18 @@ def cut_metrics(path: Path, iteration: int) -> None:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """All rows of a metrics.jsonl."""
     return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+
+
+def evaluation_table(rows: Iterable[Mapping[str, float]], best: int) -> Iterator[str]:
+    """The lines of a table of a run's evaluations; that of iteration ``best`` is marked.
+
+    Args:
+        rows: of a metrics.jsonl.
+    """
+    yield f"{'iteration':>9} {'minutes':>8} {'AP50':>6} {'AP':>6} {'AP75':>6}"
+    for row in (row for row in rows if "ap50" in row):
+        scores = " ".join(f"{row[name]:6.3f}" for name in ("ap50", "ap", "ap75"))
+        yield f"{row['iteration']:9} {row['seconds'] / 60:8.1f} {scores}" + "  best" * (row["iteration"] == best)
 
 
 def _seconds_before(path: Path) -> float:
