@@ -181,13 +181,18 @@ def distinct(cells: Cells, shape: tuple[int, ...]) -> Slots:
     Args:
         shape: (B, A, GH, GW) of the head.
     """
-    _, anchors, rows, columns = shape
-    place = ((cells.image * anchors + cells.anchor) * rows + cells.row) * columns + cells.column
-    places, index = place.unique(return_inverse=True)
+    place = places(cells, shape)
+    different, index = place.unique(return_inverse=True)
     order = torch.arange(len(place), device=place.device)
-    first = torch.full_like(places, len(place)).scatter_reduce(0, index, order, "amin")
-    last = torch.full_like(places, -1).scatter_reduce(0, index, order, "amax")
+    first = torch.full_like(different, len(place)).scatter_reduce(0, index, order, "amin")
+    last = torch.full_like(different, -1).scatter_reduce(0, index, order, "amax")
     return Slots(cells.select(first), index, first, last)
+
+
+def places(cells: Cells, shape: tuple[int, ...]) -> Tensor:
+    """Where ``cells`` lie in a flattened map of ``shape`` (B, A, GH, GW): int64 (P,)."""
+    _, anchors, rows, columns = shape
+    return ((cells.image * anchors + cells.anchor) * rows + cells.row) * columns + cells.column
 
 
 def best_overlap(image: Tensor, boxes: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:

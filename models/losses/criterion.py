@@ -1,0 +1,28 @@
+"""The loss of a training run, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from models.darknet import Darknet
+from models.losses.darknet import DarknetLoss, Losses
+from models.losses.scaled import ScaledLoss
+from models.losses.simota import SimotaLoss
+from utils.structures import Targets
+
+Criterion = Callable[[Sequence[Tensor], Targets], Losses]
+
+
+def make_criterion(network: Darknet, name: str = "darknet") -> Criterion:
+    """The loss ``name`` for the heads of ``network``: the raw heads and the truth of a mini-batch to `Losses`."""
+    match name:
+        case "darknet":
+            return DarknetLoss(network.heads)
+        case "scaled":
+            return ScaledLoss(network.heads)
+        case "simota":
+            return SimotaLoss(network.heads)
+        case _:
+            raise ValueError(f"make_criterion: {name!r} (wanted darknet, scaled or simota)")
