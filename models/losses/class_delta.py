@@ -57,9 +57,13 @@ def _plain_delta(section: Yolo, probs: Tensor, own: Tensor, multipliers: Tensor)
 
 def _focal_delta(probs: Tensor, own: Tensor, label: Tensor) -> Tensor:
     """Focal loss (arXiv 1708.02002) with gamma 2 and alpha 0.5; Darknet scales all classes by the true one's slope."""
-    p_true = probs.gather(1, label[:, None]) + 1e-15
-    slope = -(1 - p_true) * (2 * p_true * p_true.log() + p_true - 1)
-    return 0.5 * slope * (own.to(probs.dtype) - probs)
+    return 0.5 * focal_slope(probs.gather(1, label[:, None])) * (own.to(probs.dtype) - probs)
+
+
+def focal_slope(p_true: Tensor) -> Tensor:
+    """How much a class still learns that has probability ``p_true``, by Darknet's formula for gamma 2."""
+    p_true = p_true + 1e-15
+    return -(1 - p_true) * (2 * p_true * p_true.log() + p_true - 1)
 
 
 def _aim(section: Yolo, value: float) -> float:

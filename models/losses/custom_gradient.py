@@ -41,3 +41,20 @@ class HeadDelta(torch.autograd.Function):
         entries[:, :, 4] = -grad * objectness_delta
         entries[image, anchor, :, row, column] = -grad * cell_delta
         return gradient, None, None, None, None
+
+
+class RawDelta(torch.autograd.Function):
+    """A scalar whose gradient with respect to a raw map is minus the given delta, of the same shape as the map."""
+
+    @staticmethod
+    def forward(ctx, raw: Tensor, value: Tensor, delta: Tensor) -> Tensor:
+        """Return ``value``."""
+        ctx.save_for_backward(delta)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Minus the delta."""
+        (delta,) = ctx.saved_tensors
+        return -grad * delta, None, None
