@@ -18,6 +18,7 @@ from utils.errors import WeightsError
 
 VERSION = (0, 2, 5)  # what Darknet writes; from 0.2 on ``seen`` has 64 bits
 _VERSION = struct.Struct("<3i")
+_BLOCK = 2**20  # values mapped at a time; loading takes these 4 MiB beside the network, whatever the size of the file
 
 
 class Header(NamedTuple):
@@ -47,23 +48,23 @@ def load_darknet_weights(network: Darknet, path: str | Path, *, stop_before: int
     """Copy a Darknet ``.weights`` file into ``network`` in place; return ``seen``, the images it was trained on.
 
     Every value must be used, unless ``stop_before`` names the layer at which a backbone file (``yolov4.conv.137``)
-    ends. The file is memory-mapped, its length checked before anything is copied.
+    ends. The file's length is checked before anything is copied, and it is memory-mapped block by block, so that the
+    network's own tensors are all that grows with it.
 
     Raises:
         WeightsError: the file is missing, has another length than the cfg needs, or holds NaN or infinity; the network
             is as it was, except after NaN.
     """
     path = Path(path)
-    header, values = _open(path)
+    header, count = _open(path)
     slots = [slot for slot in _slots(network, loading=True) if stop_before is None or slot.layer < stop_before]
-    _check_length(network, path, len(values), slots, stop_before)
-    position = 0
-    for slot in slots:
-        part = values[position : position + slot.tensor.numel()]
-        position += len(part)
-        if not np.isfinite(part).all():
-            raise WeightsError(f"{path}: NaN or infinity in {_where(network, slot)}; take an older file")
-        _copy(part, slot, transposed=header.transposed and slot.transposable)
+    _check_length(network, path, count, slots, stop_before)
+    position = header.bytes
+    with path.open("rb") as file:
+        for slot in slots:
+            if not _read(file, position, slot, transposed=header.transposed and slot.transposable):
+                raise WeightsError(f"{path}: NaN or infinity in {_where(network, slot)}; take an older file")
+            position += 4 * slot.tensor.numel()
     network.seen = header.seen
     return header.seen
 
@@ -93,7 +94,7 @@ def save_darknet_weights(
 
 def num_floats(path: str | Path) -> int:
     """How many values a .weights file holds."""
-    return len(_open(Path(path))[1])
+    return _open(Path(path))[1]
 
 
 def backbone_layers(network: Darknet, path: str | Path) -> int | None:
@@ -124,8 +125,8 @@ def _slots(network: Darknet, *, loading: bool) -> Iterator[Slot]:
                 yield Slot(index, name, tensor, isinstance(layer, ConnectedLayer) and name == "weights")
 
 
-def _open(path: Path) -> tuple[Header, np.ndarray]:
-    """The header, and the values as a float32 array mapped from the file."""
+def _open(path: Path) -> tuple[Header, int]:
+    """The header, and how many float32 values follow it."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -135,9 +136,7 @@ def _open(path: Path) -> tuple[Header, np.ndarray]:
     header = _header(path, start)
     if (size - header.bytes) % 4:
         raise WeightsError(f"{path}: {size:,} bytes are no whole number of float32 values; the file is cut or damaged")
-    count = (size - header.bytes) // 4
-    # Copy on write, because torch wants memory it could write to; nothing is ever written.
-    return header, np.memmap(path, "<f4", "c", header.bytes, (count,)) if count else np.empty(0, "<f4")
+    return header, (size - header.bytes) // 4
 
 
 def _header(path: Path, start: bytes) -> Header:
@@ -177,12 +176,18 @@ def _where(network: Darknet, slot: Slot) -> str:
 
 
 @torch.no_grad()
-def _copy(part: np.ndarray, slot: Slot, *, transposed: bool) -> None:
-    values = torch.from_numpy(part)
-    if transposed:
-        outputs, inputs = slot.tensor.shape
-        values = values.view(inputs, outputs).T
-    slot.tensor.copy_(values.reshape(slot.tensor.shape))
+def _read(file: BinaryIO, position: int, slot: Slot, *, transposed: bool) -> bool:
+    """Copy the values from byte ``position`` on into a slot's tensor; False where one of them is not finite."""
+    target = slot.tensor.T if transposed else slot.tensor
+    row = target[0].numel()
+    for block in target.split(max(1, _BLOCK // row)):
+        # Copy on write, because torch wants memory it could write to; nothing is ever written.
+        values = np.memmap(file, "<f4", "c", position, (block.numel(),))
+        if not np.isfinite(values).all():
+            return False
+        block.copy_(torch.from_numpy(values).view(block.shape))
+        position += 4 * block.numel()
+    return True
 
 
 def _write(tensor: Tensor, file: BinaryIO) -> None:
