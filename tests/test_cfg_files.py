@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.cfg import CFG_FOLDER, format_cfg, load_cfg, parse_cfg, with_activation, with_classes
+from utils.cfg import CFG_FOLDER, format_cfg, load_cfg, parse_cfg, with_activation, with_classes, with_net
 from utils.cfg_heads import Yolo
 from utils.cfg_layers import Convolutional, Unsupported
 from utils.errors import CfgError
@@ -76,17 +76,29 @@ def test_yolov4_is_the_network_of_the_paper():
         ("yolov4-mish", "yolov4", "mish"),
         ("yolov4-leaky", "yolov4", "leaky"),
         ("yolov4-tiny-mish", "yolov4-tiny", "mish"),
+        ("resnet50-mish", "resnet50", "mish"),
     ],
 )
 def test_variants_differ_in_the_activation_alone(variant, base, activation):
     config = load_cfg(variant)
     assert config == with_activation(load_cfg(base), activation)
-    assert set(normalised_activations(config)) == {activation}
+    assert set(normalised_activations(config)) <= {activation, "linear"}
+
+
+def test_csdarknet53_is_the_backbone_of_yolov4():
+    assert load_cfg("csdarknet53").layers[:105] == load_cfg("yolov4").layers[:105]
 
 
 @pytest.mark.parametrize("name", ["yolov4", "yolov4-tiny"])
 def test_ours_equal_darknets(darknet_zoo, name):
     assert load_cfg(name) == load_cfg(darknet_zoo / f"{name}.cfg")
+
+
+def test_our_classifiers_equal_darknets(darknet_zoo):
+    assert load_cfg("csdarknet53") == load_cfg(darknet_zoo / "csdarknet53-omega.cfg")
+    ours, theirs = load_cfg("resnet50"), load_cfg(darknet_zoo / "resnet50.cfg")
+    assert ours.layers == theirs.layers[:-1] and theirs.layers[-1].kind == "cost"  # its [softmax] has a loss already
+    assert with_net(ours, batch=1, subdivisions=1).net == theirs.net  # it is set up for testing
 
 
 def test_coco_names_and_data_go_with_the_cfgs():

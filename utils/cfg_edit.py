@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from utils.cfg_classifier import class_layer, is_classifier
 from utils.cfg_heads import Region, Yolo
-from utils.cfg_layers import Convolutional
+from utils.cfg_layers import Convolutional, Section, Shortcut
 from utils.cfg_options import Options
 from utils.cfg_sections import Config
 from utils.cfg_values import did_you_mean, shown
@@ -15,8 +16,17 @@ from utils.structures import Size
 
 
 def with_classes(config: Config, classes: int) -> Config:
-    """The detector for another number of classes: every head, and the filters of the convolution before it."""
+    """The network for another number of classes.
+
+    Of a detector that is every head, and the filters of the convolution before it; of a classifier the last layer
+    that has weights.
+    """
     layers = list(config.layers)
+    if is_classifier(config):
+        index = class_layer(config)
+        key = "filters" if isinstance(layers[index], Convolutional) else "output"
+        layers[index] = _changed(config, layers[index], **{key: classes})
+        return dataclasses.replace(config, layers=tuple(layers))
     heads = [index for index, layer in enumerate(layers) if isinstance(layer, Yolo | Region)]
     if not heads:
         raise CfgError(
@@ -47,14 +57,17 @@ def with_net(config: Config, **values: Any) -> Config:
 
 
 def with_activation(config: Config, name: str) -> Config:
-    """The network with activation ``name`` in every batch-normalised convolution."""
-    layers = (
-        _changed(config, layer, activation=name)
-        if isinstance(layer, Convolutional) and layer.batch_normalize
-        else layer
-        for layer in config.layers
-    )
+    """The network with activation ``name`` in every batch-normalised convolution, and in shortcuts with an activation.
+
+    What is linear there stays so: it stands before an addition (MobileNetV2, arXiv 1801.04381, section 3.2).
+    """
+    layers = (_changed(config, layer, activation=name) if _is_activated(layer) else layer for layer in config.layers)
     return dataclasses.replace(config, layers=tuple(layers))
+
+
+def _is_activated(layer: Section) -> bool:
+    normalised = isinstance(layer, Convolutional) and layer.batch_normalize
+    return (normalised or isinstance(layer, Shortcut)) and layer.activation != "linear"
 
 
 def _changed(config: Config, section: Options, **values: Any) -> Any:
