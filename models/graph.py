@@ -12,7 +12,7 @@ from utils.cfg_layers import Convolutional, Cost, Route, Sam, ScaleChannels, Sec
 from utils.errors import CfgError
 
 MAX_PARAMETERS = 2**30  # 4 GiB of float32
-MAX_ACTIVATIONS = 2**33  # values of one image over all layers, 32 GiB of float32
+MAX_ACTIVATIONS = 2**32  # values of one image and all its layers, 16 GiB; the largest published network has 6 GiB
 
 HEADS = (Yolo, Region)  # GaussianYolo is a Yolo
 
@@ -59,7 +59,9 @@ def plan(config: Config) -> Graph:
             f"{config.where(config.net)} width={width} height={height} channels={channels} (wanted at least 1 of each)"
         )
     nodes: list[Node] = []
-    parameters = activations = 0
+    parameters, activations = 0, math.prod(shape)
+    if activations > MAX_ACTIVATIONS:
+        raise CfgError(f"{config.where(config.net)} an image of {_too_many(activations)}")
     for index, section in enumerate(config.layers):
         try:
             node = _node(index, section, shape, nodes)
@@ -128,7 +130,11 @@ def _check_budget(parameters: int, activations: int) -> None:
     if parameters > MAX_PARAMETERS:
         raise MisfitError(f"brings the network to {parameters:,} parameters (wanted at most {MAX_PARAMETERS:,})")
     if activations > MAX_ACTIVATIONS:
-        raise MisfitError(f"brings one image to {activations:,} activations (wanted at most {MAX_ACTIVATIONS:,})")
+        raise MisfitError(f"brings one image to {_too_many(activations)}")
+
+
+def _too_many(activations: int) -> str:
+    return f"{activations:,} activations, {activations / 2**28:,.0f} GiB (wanted at most {MAX_ACTIVATIONS:,})"
 
 
 def _graph(config: Config, nodes: tuple[Node, ...]) -> Graph:

@@ -176,5 +176,5 @@ def test_networks_too_big_to_be_meant() -> None:
     )
     refused(NET + CONV.format(1000000000, 1), r"a\.cfg:6: \[convolutional\] filters=1000000000")
     huge = NET.replace("32", "32768").replace("64", "32768") + CONV.format(64, 1)
-    refused(huge, "brings one image to 68,719,476,736 activations")
+    refused(huge, "brings one image to 71,940,702,208 activations, 268 GiB")
     assert time.perf_counter() - started < 2
