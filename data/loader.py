@@ -1,9 +1,9 @@
 """Mini-batches for training and evaluation.
 
 Training is one endless stream of positions. Position p is image ``permutation(seed, epoch)[p % N]`` of epoch
-``p // N``, mini-batch i holds positions i*B to i*B+B-1, and every random choice is keyed by (seed, purpose, epoch,
-index). So a mini-batch is a pure function of its number: the worker that makes it and where the run started do not
-matter.
+``p // N``, mini-batch i holds positions i*B to i*B+B-1 (but see ``data.multi_scale.DynamicMinibatch``), and every
+random choice is keyed by (seed, purpose, epoch, index). So a mini-batch is a pure function of its number: the worker
+that makes it and where the run started do not matter.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.augment import Augmentation, augmented_sample
-from data.batch_loader import AUGMENT, SCALE, BatchLoader, permutation, reading_marks
+from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks
 from data.dataset import Dataset
+from data.multi_scale import FixedMinibatch
 from data.reader import ImageCache, SampleReader
 from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
@@ -28,56 +29,6 @@ from utils.keyed_random import keyed_rng
 from utils.structures import Batch, ImageRecord, Letterbox, Sample, Size, Targets
 
 EvalBatch = tuple[torch.Tensor, list[Letterbox], list[ImageRecord]]
-
-
-@dataclass(frozen=True)
-class MultiScale:
-    """The input size of each mini-batch: Darknet's ``random``, as a pure function of the mini-batch number.
-
-    Attributes:
-        size: (H, W) of the cfg.
-        factor: sizes go from 1/factor to factor of it; 1 is a fixed size. Darknet's ``random=1`` means 1.4.
-        step: sizes are multiples of this ([net] ``resize_step``).
-        seed: of the run.
-        every: iterations between changes.
-        subdivisions: mini-batches to an iteration.
-        max_batches: iterations of the whole training; its last hundred have the largest size, as the first ones have,
-            so that memory that does not suffice shows at once. None: no end is known.
-    """
-
-    size: Size
-    factor: float = 1.0
-    step: int = 32
-    seed: int = 0
-    every: int = 10
-    subdivisions: int = 1
-    max_batches: int | None = None
-
-    def __call__(self, minibatch: int) -> Size:
-        """(H, W) of mini-batch number ``minibatch``."""
-        if self.factor == 1:
-            return self.size
-        iteration = minibatch // self.subdivisions
-        period = iteration // self.every
-        ending = self.max_batches is not None and iteration > self.max_batches - 100
-        if period == 0 or ending:
-            return self._scaled(max(self.factor, 1 / self.factor))
-        rng = keyed_rng(self.seed, SCALE, period)
-        scale = float(rng.uniform(1.0, max(self.factor, 1 / self.factor)))
-        return self._scaled(scale if rng.random() < 0.5 else 1 / scale)
-
-    @property
-    def largest(self) -> Size:
-        """The largest (H, W) that can come."""
-        return self.size if self.factor == 1 else self._scaled(max(self.factor, 1 / self.factor))
-
-    def _scaled(self, scale: float) -> Size:
-        """Each side times ``scale``, one step more and rounded; shrinking never enlarges (train_detector)."""
-        sides = []
-        for side in self.size:
-            new = max(1, math.floor(scale * side / self.step + 1 + 0.5)) * self.step
-            sides.append(min(new, side) if scale < 1 else new)
-        return sides[0], sides[1]
 
 
 def train_loader(
@@ -94,6 +45,7 @@ def train_loader(
     pin_memory: bool = False,
     cache: ImageCache | None = None,
     context: str | None = None,
+    positions: Callable[[int], range] | None = None,
 ) -> DataLoader:
     """Load training mini-batches number ``start`` to ``stop - 1`` as :class:`Batch`.
 
@@ -105,6 +57,7 @@ def train_loader(
             distributed training gets its share.
         cache: decoded images, see ``data.cache``.
         context: how workers start, "fork" or "spawn"; default the platform's.
+        positions: which positions of the stream a mini-batch holds, by its number; picklable. Default ``batch`` each.
 
     Raises:
         UsageError: no images, or a mini-batch of none.
@@ -114,7 +67,8 @@ def train_loader(
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     reading = reading_marks(workers)
-    batches = TrainBatches(dataset, augmentation, batch, size_at, seed, SampleReader(dataset.records, cache, reading))
+    reader = SampleReader(dataset.records, cache, reading)
+    batches = TrainBatches(dataset, augmentation, positions or FixedMinibatch(batch), size_at, seed, reader)
     return BatchLoader(batches, range(start, stop, stride), workers, reading, pin_memory, context)
 
 
@@ -149,7 +103,7 @@ class TrainBatches(TorchDataset):
 
     dataset: Dataset
     augmentation: Augmentation
-    batch: int
+    positions: Callable[[int], range]
     size_at: Callable[[int], Size]
     seed: int
     reader: SampleReader
@@ -163,10 +117,11 @@ class TrainBatches(TorchDataset):
 
     def _make(self, minibatch: int) -> Batch:
         size, augmentation = self.size_at(minibatch), self.augmentation.closed(minibatch)
-        images = torch.empty((self.batch, 3, *size), dtype=torch.uint8)
+        positions = self.positions(minibatch)
+        images = torch.empty((len(positions), 3, *size), dtype=torch.uint8)
         samples, names = [], []
-        for row in range(self.batch):
-            epoch, place = divmod(minibatch * self.batch + row, len(self.dataset))
+        for row, position in enumerate(positions):
+            epoch, place = divmod(position, len(self.dataset))
             index = int(permutation(self.seed, epoch, len(self.dataset))[place])
             rng = keyed_rng(self.seed, AUGMENT, epoch, index)
             sample, used = augmented_sample(self.reader, index, augmentation, size, rng)

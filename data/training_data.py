@@ -8,7 +8,8 @@ from pathlib import Path
 from data.augment import Augmentation
 from data.cache import open_cache
 from data.dataset import Dataset, load_dataset
-from data.loader import MultiScale, train_loader
+from data.loader import train_loader
+from data.multi_scale import DynamicMinibatch, MultiScale
 from data.photometric import load_photometric
 from data.sample import ensure_sample
 from data.scan import scan
@@ -91,17 +92,19 @@ def training_batches(
         subdivisions=net.subdivisions,
         max_batches=net.max_batches,
     )
+    batch = net.batch // net.subdivisions
     images, note = open_cache(cache, dataset)
     if note:
         print(note)
     return train_loader(
         dataset,
         augmentation,
-        batch=net.batch // net.subdivisions,
+        batch=batch,
         size_at=sizes,
         start=start * net.subdivisions,
         stop=total,
         seed=seed,
         workers=workers,
         cache=images,
+        positions=DynamicMinibatch(batch, sizes, total) if net.dynamic_minibatch else None,
     )

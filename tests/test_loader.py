@@ -20,7 +20,8 @@ from data.augment import Augmentation
 from data.batch_loader import permutation
 from data.cache import MemoryCache
 from data.dataset import Dataset
-from data.loader import MultiScale, eval_loader, train_loader
+from data.loader import eval_loader, train_loader
+from data.multi_scale import DynamicMinibatch, MultiScale
 from data.photometric import default_photometric
 from utils.errors import DatasetError, EnvironmentFault, ImageError, UsageError
 from utils.image import network_input, read_image, write_image
@@ -262,3 +263,31 @@ def test_permutation_is_keyed_by_seed_and_epoch() -> None:
     orders = {permutation(seed, epoch, 50).tobytes() for seed in range(2) for epoch in range(3)}
     assert len(orders) == 6
     assert sorted(permutation(0, 0, 50)) == list(range(50))
+
+
+@pytest.mark.parametrize("subdivisions", [1, 3])
+def test_a_dynamic_mini_batch_holds_more_of_smaller_images(subdivisions: int) -> None:
+    sizes = MultiScale((416, 416), 1.4, seed=1, subdivisions=subdivisions, max_batches=400)
+    assert sizes.largest == (608, 608)
+    positions = DynamicMinibatch(4, sizes, 400 * subdivisions)
+    wanted = {608: 4, 416: 6, 320: 11}  # 4 * 608^2 / 416^2 = 8 -> int(6.4); 4 * 608^2 / 320^2 = 14 -> int(11.2)
+    wanted[576] = 4  # 4 * 608^2 / 576^2 = 4, a fifth less would be fewer than the cfg's
+    seen, following = set(), 0
+    for minibatch in range(400 * subdivisions):
+        held = positions(minibatch)
+        assert held.start == following and len(held) >= 4
+        side, following = sizes(minibatch)[0], held.stop
+        assert len(held) == wanted.get(side, len(held))
+        seen.add(side)
+    assert seen >= wanted.keys()
+
+
+def test_the_loader_fills_dynamic_mini_batches(dataset: Dataset) -> None:
+    sizes = MultiScale((64, 64), 1.4, seed=1, subdivisions=2, every=1, max_batches=200)
+    positions = DynamicMinibatch(2, sizes, 400)
+    options = {"batch": 2, "size_at": sizes, "seed": 0, "workers": 0, "positions": positions}
+    batches = list(train_loader(dataset, Augmentation(), start=0, stop=12, **options))
+    assert [len(batch.images) for batch in batches] == [len(positions(number)) for number in range(12)]
+    assert len({len(batch.images) for batch in batches}) > 1
+    again = next(iter(train_loader(dataset, Augmentation(), start=7, stop=8, **options)))
+    assert torch.equal(again.images, batches[7].images)
