@@ -19,6 +19,11 @@ class GaussianYoloHead(DetectionHead):
     section: GaussianYolo
     box_entries = 8
 
+    @property
+    def centre_shift(self) -> float:
+        """From the point that x and y say, a corner or the centre itself, to the centre: this part of the size."""
+        return {"center": 0.0, "left_top": 0.5, "right_bottom": -0.5}[self.section.yolo_point]
+
     def activate_entries(self, entries: Tensor) -> Tensor:
         box = entries[..., :8].unflatten(-1, (4, 2))
         centre = stretch(box[..., :2, 0].sigmoid(), self.section.scale_x_y)
@@ -29,8 +34,6 @@ class GaussianYoloHead(DetectionHead):
     def _decode_entries(self, entries: Tensor, anchors: Tensor, rows: Tensor, columns: Tensor) -> Decoded:
         x, y = entries[..., 0] + columns, entries[..., 2] + rows
         width, height = entries[..., 4].exp() * anchors[..., 0], entries[..., 6].exp() * anchors[..., 1]
-        # The point a cell predicts is the box's centre or one of its corners.
-        side = {"center": 0.0, "left_top": 0.5, "right_bottom": -0.5}[self.section.yolo_point]
-        x, y = x + side * width / self.stride[1], y + side * height / self.stride[0]
+        x, y = x + self.centre_shift * width / self.stride[1], y + self.centre_shift * height / self.stride[0]
         certainty = 1 - entries[..., 1:8:2].mean(-1, keepdim=True)
         return Decoded(self._boxes(x, y, width, height), entries[..., 8], entries[..., 9:] * certainty)

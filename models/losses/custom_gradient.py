@@ -17,30 +17,33 @@ class HeadDelta(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, raw: Tensor, value: Tensor, objectness_delta: Tensor, cells: Cells, cell_delta: Tensor) -> Tensor:
+    def forward(
+        ctx, raw: Tensor, value: Tensor, objectness_delta: Tensor, cells: Cells, cell_delta: Tensor, entry: int = 4
+    ) -> Tensor:
         """Return ``value``.
 
         Args:
             raw: (B, A*E, GH, GW).
             value: what the loss says it is.
-            objectness_delta: (B, A, GH, GW), of entry 4 of each anchor.
+            objectness_delta: (B, A, GH, GW).
             cells: U distinct places.
             cell_delta: (U, E), all entries at those places (that of the objectness included).
+            entry: which of an anchor's entries is the objectness.
         """
         ctx.save_for_backward(objectness_delta, *cells, cell_delta)
-        ctx.shape = raw.shape
+        ctx.shape, ctx.entry = raw.shape, entry
         return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         """Spread minus the delta over a map of the head's shape."""
         objectness_delta, image, anchor, row, column, cell_delta = ctx.saved_tensors
         gradient = objectness_delta.new_zeros(ctx.shape)
         entries = gradient.unflatten(1, (objectness_delta.shape[1], -1))  # (B, A, E, GH, GW)
-        entries[:, :, 4] = -grad * objectness_delta
+        entries[:, :, ctx.entry] = -grad * objectness_delta
         entries[image, anchor, :, row, column] = -grad * cell_delta
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
 class RawDelta(torch.autograd.Function):

@@ -23,7 +23,7 @@ class Deltas(NamedTuple):
     Attributes:
         objectness: (B, A, GH, GW).
         cells: the U distinct predictions that learn a box.
-        rows: (U, 5+K), the deltas of all outputs at ``cells``; elsewhere all but the objectness are 0.
+        rows: (U, E), the deltas of all outputs at ``cells``; elsewhere all but the objectness are 0.
         iou, giou: (P,) of the predictions that learn by their anchor, once for each box.
     """
 
@@ -102,7 +102,8 @@ class HeadPass:
 
     def _confident(self) -> Tensor:
         """bool (B, A, GH, GW): some class probability exceeds the bar. Compared before the sigmoid, to save one."""
-        return self.head.activate_objectness(self.grid[:, :, 5:].amax(dim=2)) > _CONFIDENT_CLASS
+        classes = self.grid[:, :, self.head.box_entries + 1 :]
+        return self.head.activate_objectness(classes.amax(dim=2)) > _CONFIDENT_CLASS
 
     def _assigned(self) -> Learners:
         """Second pass, over truths."""
@@ -169,7 +170,7 @@ class HeadPass:
 
     def _boxes_at(self, cells: Cells) -> Tensor:
         """Predicted boxes (N, 4) xyxy relative to the input."""
-        outputs = self.head.activate_entries(self._entries(cells, slice(0, 4)))
+        outputs = self.head.activate_entries(self._entries(cells, slice(0, self.head.box_entries)))
         return box_ops.cxcywh_to_xyxy(self._boxes_cxcywhn(outputs, cells))
 
     def _boxes_cxcywhn(self, outputs: Tensor, cells: Cells) -> Tensor:

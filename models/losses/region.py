@@ -15,6 +15,7 @@ from torch import Tensor
 from models.losses.custom_gradient import RawDelta
 from models.losses.darknet import Losses
 from models.losses.region_class import class_delta, tree_class_delta
+from models.losses.terms import Term, sum_of
 from models.region_head import RegionHead
 from models.targets import (
     Cells,
@@ -54,17 +55,9 @@ class RegionLoss:
             raws: float32 (B, A*(coords+1+K), GH, GW) for each head.
             targets: the truth in pixels of the network input, on any device.
         """
-        passes = [self._head(*parts, targets) for parts in zip(self.heads, self._maps, raws, strict=True)]
-        terms, costs, ious = zip(*passes, strict=True)
-        box, objectness, classes = torch.stack(costs).sum(dim=0)
-        iou = torch.cat(ious)
-        positives = torch.tensor(len(iou), device=iou.device)
-        return Losses(torch.stack(terms).sum(), box, objectness, classes, iou.sum() / max(len(iou), 1), positives)
+        return sum_of(self._head(*parts, targets) for parts in zip(self.heads, self._maps, raws, strict=True))
 
-    def _head(
-        self, head: RegionHead, class_map: Tensor | None, raw: Tensor, targets: Targets
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One head's term of the total, its costs (3,) and the IoU of its positives."""
+    def _head(self, head: RegionHead, class_map: Tensor | None, raw: Tensor, targets: Targets) -> Term:
         size = head.input_size(raw)
         with torch.no_grad():
             truth = learnable_truth(
@@ -78,7 +71,7 @@ class RegionLoss:
             parts = (delta[..., :at], delta[..., at], delta[..., at + 1 :])
             costs = torch.stack([part.square().sum() for part in parts]) / len(self.heads)
             flat = delta.movedim(-1, 2).reshape(raw.shape)
-        return RawDelta.apply(raw, costs.sum(), flat), costs, iou
+        return Term(RawDelta.apply(raw, costs.sum(), flat), costs, iou)
 
 
 class _Boxes(NamedTuple):
