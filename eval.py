@@ -1,6 +1,7 @@
-"""Measure a network on a data set, as COCO does.
+"""Measure a network on a data set, as COCO or Darknet does.
 
 python eval.py --cfg yolov4.cfg --weights yolov4.weights --data coco/                    AP50, AP, every class, speed
+python eval.py --cfg yolov4.cfg --weights yolov4.weights --data coco/ --protocol darknet  mAP@0.5 as `detector map`
 python eval.py --weights best.pt --data my.yaml --plots plots                            and pictures of what went wrong
 python eval.py --data coco/annotations/instances_val2017.json --results detections.json  results of any detector
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,26 @@ from models.darknet import Darknet
 from models.postprocess import postprocess
 from utils import cli
 from utils.atomic import atomic_write
+from utils.box_table import BoxTable, detection_table, truth_table
 from utils.cfg import with_size
-from utils.coco_eval import BACKENDS, MAX_DETECTIONS, CocoMetrics, coco_results, evaluate
-from utils.coco_files import evaluate_files
+from utils.coco_eval import CocoMetrics, coco_results, evaluate_tables
+from utils.coco_files import read_tables
 from utils.confusion import confusion_matrix, match_images
+from utils.darknet_map import DarknetMap, ProposalRecall, darknet_map, proposal_recall
 from utils.device import autocast, select_device
 from utils.errors import UsageError
+from utils.eval_flags import PROTOCOLS, parse_eval_flags
 from utils.eval_plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
 from utils.image import read_image
 from utils.names import read_names
 from utils.structures import Detections, Size
+from utils.voc_results import save_voc_results
 
-SCORE_THRESHOLD = 0.001  # as `darknet detector valid`; AP needs the whole precision curve
-NMS_THRESHOLD = 0.45  # as `darknet detector map` and detect.py; `valid` takes .6
+COCO = PROTOCOLS["coco"]
 WORST = 12  # images drawn by --plots
+
+Metrics = CocoMetrics | DarknetMap | ProposalRecall
+Measure = Callable[[Sequence[int], BoxTable, BoxTable, Sequence[str]], Metrics]  # image ids, truth, detections, names
 
 
 @dataclass(frozen=True)
@@ -58,20 +66,20 @@ class Speed:
 class Evaluation:
     """What ``evaluate_network`` finds: metrics, speed, and the detections by image id."""
 
-    metrics: CocoMetrics
+    metrics: Metrics
     speed: Speed
     detections: dict[int, Detections]
 
 
 def main(argv: Sequence[str]) -> None:
     """Run an evaluation from its flags to its table."""
-    args = parse_flags(argv)
+    args = parse_eval_flags(argv)
     for path in (args.json, args.save_results):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     if args.results is not None:
-        metrics = evaluate_files(truth_file(args), args.results, backend=args.backend)
-        print_metrics(metrics)
+        metrics = measure_of(args)(*read_tables(truth_file(args), args.results))
+        print(*metrics.lines(), sep="\n")
         if args.json is not None:
             write_json(args.json, metrics.as_dict())
         return
@@ -80,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     if args.size is not None:
         config = with_size(config, args.size)
     network = load_network(config, args.weights, device, args.precision)
-    dataset = load_classes(args, network)
+    dataset, protocol = load_classes(args, network), PROTOCOLS[args.protocol]
     evaluation = evaluate_network(
         network,
         dataset,
@@ -92,15 +100,29 @@ def main(argv: Sequence[str]) -> None:
         score_threshold=args.score_threshold,
         nms_threshold=args.nms_threshold,
         max_detections=args.max_detections,
-        backend=args.backend,
+        clip=protocol.clip,
+        by_objectness=protocol.by_objectness,
+        measure=measure_of(args),
     )
     print_evaluation(evaluation)
     if args.json is not None:
         write_json(args.json, summary(evaluation, args))
     if args.save_results is not None:
         write_json(args.save_results, coco_results(evaluation.detections, dataset.category_ids))
+    if args.save_voc is not None:
+        save_voc_results(args.save_voc, dataset.records, evaluation.detections, dataset.names)
     if args.plots is not None:
         save_plots(evaluation, dataset, args.plots)
+
+
+def measure_of(args: argparse.Namespace) -> Measure:
+    """How ``--protocol`` measures."""
+    if args.protocol == "darknet":
+        thresholds = {"iou_threshold": args.iou_threshold, "conf_threshold": args.conf_threshold}
+        return partial(darknet_map, points=args.points, **thresholds)
+    if args.protocol == "recall":
+        return partial(proposal_recall, iou_threshold=args.iou_threshold)
+    return partial(evaluate_tables, backend=args.backend)
 
 
 def evaluate_network(
@@ -113,10 +135,12 @@ def evaluate_network(
     precision: torch.dtype = torch.float32,
     workers: int = 2,
     letterbox: bool = False,
-    score_threshold: float = SCORE_THRESHOLD,
-    nms_threshold: float = NMS_THRESHOLD,
-    max_detections: int = MAX_DETECTIONS,
-    backend: str = "faster",
+    score_threshold: float = COCO.score_threshold,
+    nms_threshold: float = COCO.nms_threshold,
+    max_detections: int | None = COCO.max_detections,
+    clip: bool = COCO.clip,
+    by_objectness: bool = COCO.by_objectness,
+    measure: Measure = evaluate_tables,
     progress: bool = True,
 ) -> Evaluation:
     """Run ``network`` over every image of ``dataset`` once and measure what it finds.
@@ -126,6 +150,8 @@ def evaluate_network(
         precision: what autocast computes in; float32 leaves the network as it is.
         letterbox: keep the aspect ratio and pad; else stretch, Darknet's default.
         max_detections: the best so many of an image count.
+        clip, by_objectness: as ``postprocess``.
+        measure: what the metrics are computed by.
         progress: show a bar with the time left, where the output is a terminal.
 
     The network is left in the mode, training or evaluation, it came in.
@@ -151,13 +177,15 @@ def evaluate_network(
                 score_threshold=score_threshold,
                 nms_threshold=nms_threshold,
                 max_detections=max_detections,
-                clip=True,
+                clip=clip,
+                by_objectness=by_objectness,
             )
             detections.update((record.image_id, to_cpu(one)) for record, one in zip(records, found, strict=True))
             spent["postprocess"] += clock.lap()
             bar.update(len(records))
     network.train(training)
-    metrics = evaluate(dataset.records, detections, dataset.names, backend=backend)
+    image_ids = [record.image_id for record in dataset.records]
+    metrics = measure(image_ids, truth_table(dataset.records), detection_table(detections), dataset.names)
     each = {stage: 1000 * seconds / len(dataset) for stage, seconds in spent.items()}
     return Evaluation(metrics, Speed(**each, images_per_second=len(dataset) / sum(spent.values())), detections)
 
@@ -183,34 +211,13 @@ def to_cpu(detections: Detections) -> Detections:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print metrics and speed for people; AP50 first, the number Darknet's users know."""
-    print_metrics(evaluation.metrics)
+    """Print metrics and speed for people."""
+    print(*evaluation.metrics.lines(), sep="\n")
     speed = evaluation.speed
     print(
         f"\nper image: loading {speed.loading:.1f} ms, network {speed.network:.1f} ms, "
         f"post-processing {speed.postprocess:.1f} ms; {speed.images_per_second:.1f} images/s"
     )
-
-
-def print_metrics(metrics: CocoMetrics) -> None:
-    """Print AP50, every class, and COCO's twelve numbers."""
-    width = max([len("class"), *map(len, metrics.per_class)])
-    print(f"{'class':{width}}     AP   AP50")
-    for name, result in metrics.per_class.items():
-        print(f"{name:{width}}  {shown(result.ap)}  {shown(result.ap50)}")
-    print(f"\nAP50 {shown(metrics.ap50)}\n")
-    rows = (
-        ("average precision", ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")),
-        ("average recall", ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")),
-    )
-    for title, keys in rows:
-        numbers = "  ".join(f"{key} {shown(getattr(metrics, key))}" for key in keys)
-        print(f"{title:17}  {numbers}")
-
-
-def shown(value: float) -> str:
-    """Three decimals, or a dash for what could not be measured because the truth holds no such object."""
-    return f"{value:5.3f}" if value >= 0 else "    -"
 
 
 def summary(evaluation: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
@@ -270,45 +277,6 @@ def truth_file(args: argparse.Namespace) -> Path:
     if source.suffix != ".json":
         raise UsageError(f"--results: needs COCO annotations with image ids, --data {args.data} has none")
     return source
-
-
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """Flags of eval.py.
-
-    Raises:
-        UsageError: unknown, missing or contradicting flags.
-    """
-    parser = cli.Parser(prog="eval.py", description="Measure a network on a data set, as COCO does.")
-    cli.add_network_flags(parser)
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="a .data or .yaml file, a COCO folder or annotation json")
-    data.add_argument("--split", choices=("train", "val"), default="val", help="(default %(default)s)")
-    data.add_argument("--batch", type=cli.positive_int, default=8, help="images at a time (default %(default)s)")
-    cli.add_threshold_flags(parser, score=SCORE_THRESHOLD, nms=NMS_THRESHOLD)
-    limit = "the best so many of an image count (default %(default)s, COCO's rule; darknet valid writes all)"
-    parser.add_argument("--max-detections", type=cli.positive_int, default=MAX_DETECTIONS, metavar="N", help=limit)
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as one object")
-    output.add_argument(
-        "--save-results", type=Path, metavar="FILE", help="write the detections in COCO's results format"
-    )
-    output.add_argument("--plots", type=Path, metavar="DIR", help="draw curves, confusion matrix and the worst images")
-    output.add_argument("--backend", choices=BACKENDS, default="faster", help="who counts (default %(default)s)")
-    output.add_argument("--results", type=Path, metavar="FILE", help="measure this COCO results file, not a network")
-    cli.add_device_flags(parser)
-    args = parser.parse_args(argv)
-    if args.results is None and args.weights is None:
-        raise UsageError("eval.py: --weights missing; give a network, or --results FILE of a finished run")
-    unwanted = {
-        "--save-results": args.save_results,
-        "--plots": args.plots,
-        "--cfg": args.cfg,
-        "--weights": args.weights,
-    }
-    if args.results is not None and any(value is not None for value in unwanted.values()):
-        given = ", ".join(flag for flag, value in unwanted.items() if value is not None)
-        raise UsageError(f"eval.py: {given} with --results, which measures a file without a network; drop one of them")
-    return args
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def postprocess(
     nms_threshold: float = 0.45,
     max_detections: int | None = None,
     clip: bool = False,
+    by_objectness: bool = False,
 ) -> list[Detections]:
     """Turn the raw heads of a batch into detections in original pixels.
 
@@ -37,6 +38,8 @@ def postprocess(
         nms_threshold: 1 keeps every box.
         max_detections: keep only so many of the best per image.
         clip: cut boxes at the border of the original image.
+        by_objectness: proposals: one detection a cell, its score the objectness and its label 0, and suppression by
+            plain IoU (Darknet's ``detector recall``).
 
     Returns:
         One ``Detections`` an image, by falling score. Boxes that are not finite (e^t overflows) are dropped.
@@ -47,6 +50,8 @@ def postprocess(
     found = [head.candidates(raw, score_threshold) for raw, head in zip(raws, heads, strict=True)]
     merged = Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     kind, beta = heads[-1].nms
+    if by_objectness:
+        merged, kind = merged._replace(class_probs=torch.ones_like(merged.objectness)[:, None]), "default"
 
     results = []
     for index, letterbox in enumerate(letterboxes):

@@ -18,6 +18,7 @@ from models.darknet import Darknet
 from models.weights import save_darknet_weights
 from utils import cli
 from utils.cfg import parse_cfg
+from utils.coco_eval import evaluate
 from utils.coco_files import evaluate_files
 from utils.errors import InputError, UsageError, UserError
 from utils.structures import Detections, ImageRecord
@@ -141,6 +142,40 @@ def test_results_of_another_detector(case):
     assert json.loads((case / "new" / "metrics.json").read_text())["ap"] == pytest.approx(1.0)
 
 
+def test_darknets_protocol(case, capsys):
+    """As `detector map`: boxes may reach beyond the image, any number of them counts, and its lines are printed."""
+    out = case / "darknet"
+    flags = ("--protocol", "darknet", "--points", "11", "--json", str(out / "a.json"), "--save-voc", str(out / "voc"))
+    flags += ("--save-results", str(out / "r.json"), "--device", "cpu", "--workers", "0")
+    eval_script.main(["--data", str(case), *network_flags(case), *flags])
+    printed = capsys.readouterr().out
+    assert "used 11 Recall-points" in printed and "mean average precision (mAP@0.50) = " in printed
+    numbers = json.loads((out / "a.json").read_text())
+    assert numbers["score_threshold"] == 0.005 and numbers["max_detections"] is None and numbers["truths"] == 4
+    results = json.loads((out / "r.json").read_text())
+    assert min(left for left, *_ in (result["bbox"] for result in results)) < 0
+    lines = [line for path in sorted((out / "voc").iterdir()) for line in path.read_text().splitlines()]
+    assert [path.name for path in sorted((out / "voc").iterdir())] == [
+        "comp4_det_test_disc.txt",
+        "comp4_det_test_square.txt",
+    ]
+    assert len(lines) == len(results) == numbers["detections"]
+
+    flags = ("--results", str(out / "r.json"), "--protocol", "darknet", "--json", str(out / "again.json"))
+    eval_script.main(["--data", str(case), *flags])
+    again = json.loads((out / "again.json").read_text())
+    assert again["map"] == pytest.approx(numbers["map"], abs=0.1)  # of 0 points here, of 11 there
+    assert again["truths"] == 4 and again["detections"] == numbers["detections"]
+
+
+def test_darknets_recall(case, capsys):
+    flags = ("--protocol", "recall", "--device", "cpu", "--workers", "0", "--json", str(case / "recall.json"))
+    eval_script.main(["--data", str(case), *network_flags(case), *flags])
+    assert capsys.readouterr().out.startswith("    4 ")
+    numbers = json.loads((case / "recall.json").read_text())
+    assert numbers["total"] == 4 and numbers["proposals_per_image"] >= 1 and numbers["nms_threshold"] == 0.4
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
@@ -152,6 +187,13 @@ def test_results_of_another_detector(case):
         (("--cfg", "tiny.cfg", "--weights", "absent.weights"), 3, "absent.weights"),
         (("--cfg", "tiny.cfg", "--weights", "tiny.weights", "--names", "one.names"), 3, "one.names"),
         (("--results", "absent.json"), 3, "absent.json"),
+        (("--results", "r.json", "--protocol", "recall"), 2, "--protocol recall needs a network, not --results"),
+        (("--weights", "a.pt", "--points", "11"), 2, "--points is not for --protocol coco (only darknet)"),
+        (
+            ("--weights", "a.pt", "--protocol", "recall", "--save-voc", "x"),
+            2,
+            "--save-voc is not for --protocol recall",
+        ),
         (("--cfg", "tiny.cfg", "--weights", "tiny.weights", "--precision", "fp16"), 2, "half precision needs a GPU"),
     ],
 )
@@ -250,17 +292,11 @@ def test_an_empty_data_set(case):
         eval_script.evaluate_network(TruthTeller(), empty, size=(64, 64), workers=0, progress=False)
 
 
-def test_dashes_for_what_cannot_be_measured():
-    assert eval_script.shown(-1.0).strip() == "-"
-    assert eval_script.shown(0.29839) == "0.298"
-
-
-def test_records_without_detections_are_counted(capsys):
+def test_records_without_detections_are_counted():
     record = ImageRecord(
         1, Path("1.jpg"), (9, 9), np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
     )
-    eval_script.print_metrics(eval_script.evaluate([record], {}, ["disc", "square"]))
-    lines = capsys.readouterr().out.splitlines()
+    lines = "\n".join(evaluate([record], {}, ["disc", "square"]).lines()).splitlines()
     assert lines[1].split() == ["disc", "0.000", "0.000"]
     assert lines[2].split() == ["square", "-", "-"]
     assert lines[4] == "AP50 0.000"

@@ -141,8 +141,10 @@ def add_device_flags(parser: argparse.ArgumentParser, *, workers: int = 2) -> No
     group.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
-def add_threshold_flags(parser: argparse.ArgumentParser, *, score: float, nms: float = 0.45) -> None:
-    """--score-threshold --nms-threshold."""
+def add_threshold_flags(
+    parser: argparse.ArgumentParser, *, score: float | None, nms: float | None = 0.45, note: str = "default %(default)s"
+) -> None:
+    """--score-threshold --nms-threshold; ``note`` says what they are where they are not given."""
     group = parser.add_argument_group("detections")
-    group.add_argument("--score-threshold", type=fraction, default=score, help="(default %(default)s)")
-    group.add_argument("--nms-threshold", type=fraction, default=nms, help="(default %(default)s)")
+    group.add_argument("--score-threshold", type=fraction, default=score, help=f"({note})")
+    group.add_argument("--nms-threshold", type=fraction, default=nms, help=f"({note})")

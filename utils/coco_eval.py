@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError, UsageError
+from utils.box_table import BoxTable, check_tables, detection_table, truth_table
+from utils.errors import UsageError
 from utils.structures import Detections, ImageRecord
 
 BACKENDS = ("faster", "pycocotools")
@@ -65,31 +66,20 @@ class CocoMetrics:
         numbers["per_class"] = {name: result._asdict() for name, result in self.per_class.items()}
         return numbers
 
-
-@dataclass(frozen=True)
-class BoxTable:
-    """Boxes of many images, one row a box.
-
-    Attributes:
-        image_ids: int64 (N,).
-        labels: int64 (N,) class indices.
-        boxes_xywh: float64 (N, 4) left, top, width, height, as COCO keeps them.
-        extra: more columns by COCO's name: ``area`` and ``iscrowd`` of truth, ``score`` of detections; each (N,).
-        source: what to call the table in errors.
-    """
-
-    image_ids: np.ndarray
-    labels: np.ndarray
-    boxes_xywh: np.ndarray
-    extra: dict[str, np.ndarray]
-    source: str
-
-    def annotations(self) -> list[dict[str, Any]]:
-        """COCO annotations with ids from 1: both libraries mark an unmatched box with id 0."""
-        columns = [self.image_ids.tolist(), self.labels.tolist(), self.boxes_xywh.tolist()]
-        columns += [column.tolist() for column in self.extra.values()]
-        keys = ("id", "image_id", "category_id", "bbox", *self.extra)
-        return [dict(zip(keys, row, strict=True)) for row in zip(range(1, len(self.labels) + 1), *columns, strict=True)]
+    def lines(self) -> Iterator[str]:
+        """For people: every class, AP50 (the number Darknet's users know), and COCO's twelve."""
+        width = max([len("class"), *map(len, self.per_class)])
+        yield f"{'class':{width}}     AP   AP50"
+        for name, result in self.per_class.items():
+            yield f"{name:{width}}  {_shown(result.ap)}  {_shown(result.ap50)}"
+        yield f"\nAP50 {_shown(self.ap50)}\n"
+        rows = (
+            ("average precision", ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")),
+            ("average recall", ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")),
+        )
+        for title, keys in rows:
+            numbers = "  ".join(f"{key} {_shown(getattr(self, key))}" for key in keys)
+            yield f"{title:17}  {numbers}"
 
 
 def evaluate(
@@ -111,7 +101,7 @@ def evaluate(
         InputError: boxes that are not finite or turned inside out, unknown labels or images, ids given twice.
     """
     image_ids = [record.image_id for record in truth]
-    return evaluate_tables(image_ids, _truth_table(truth), _detection_table(detections), names, backend=backend)
+    return evaluate_tables(image_ids, truth_table(truth), detection_table(detections), names, backend=backend)
 
 
 def evaluate_tables(
@@ -125,12 +115,7 @@ def evaluate_tables(
     """As ``evaluate``, for truth and detections in COCO's own form; ``image_ids`` are the images looked at."""
     if backend not in BACKENDS:
         raise UsageError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
-    check_unique(image_ids, "truth", "image id")
-    check_unique(names, "names", "class name")
-    if not len(image_ids):
-        raise InputError("truth: no images to evaluate on")
-    for table in (truth, detections):
-        _check_boxes(table, image_ids, len(names))
+    check_tables(image_ids, truth, detections, names)
     # The two columns which the libraries' own readers of results would add.
     areas = detections.boxes_xywh[:, 2] * detections.boxes_xywh[:, 3]
     found = BoxTable(
@@ -151,7 +136,7 @@ def coco_results(detections: Mapping[int, Detections], category_ids: Sequence[in
         detections: image id -> Detections.
         category_ids: the data set's own category id of each label (COCO's 80 classes have ids up to 90).
     """
-    table = _detection_table(detections)
+    table = detection_table(detections)
     return [
         {
             "image_id": int(image_id),
@@ -163,72 +148,6 @@ def coco_results(detections: Mapping[int, Detections], category_ids: Sequence[in
             table.image_ids, table.labels, table.boxes_xywh, table.extra["score"], strict=True
         )
     ]
-
-
-def check_unique(values: Sequence[Any], source: str, what: str) -> None:
-    """Raise InputError if a value comes twice."""
-    if len(set(values)) < len(values):
-        seen: set[Any] = set()
-        twice = next(value for value in values if value in seen or seen.add(value))
-        raise InputError(f"{source}: {what} {twice!r} comes twice (wanted each once); remove or renumber it")
-
-
-def _truth_table(truth: Sequence[ImageRecord]) -> BoxTable:
-    boxes = _stack([record.boxes for record in truth], (0, 4))
-    sides = boxes[:, 2:] - boxes[:, :2]
-    areas = [_box_areas(record.boxes) if record.areas is None else record.areas for record in truth]
-    return BoxTable(
-        np.repeat([record.image_id for record in truth], [len(record.boxes) for record in truth]).astype(np.int64),
-        _stack([record.labels for record in truth], (0,)).astype(np.int64),
-        np.concatenate([boxes[:, :2], sides], axis=1),
-        {
-            "area": _stack(areas, (0,)),
-            "iscrowd": _stack([record.crowd for record in truth], (0,)).astype(np.int64),
-        },
-        "truth",
-    )
-
-
-def _detection_table(detections: Mapping[int, Detections]) -> BoxTable:
-    found = list(detections.values())
-    boxes = _stack([one.boxes.cpu().numpy() for one in found], (0, 4))
-    return BoxTable(
-        np.repeat(np.array(list(detections), dtype=np.int64), [len(one) for one in found]),
-        _stack([one.labels.cpu().numpy() for one in found], (0,)).astype(np.int64),
-        np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
-        {"score": _stack([one.scores.cpu().numpy() for one in found], (0,))},
-        "detections",
-    )
-
-
-def _stack(arrays: Sequence[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:
-    """Join along the first axis in float64, so that widths are differences without a further rounding."""
-    return np.concatenate([np.zeros(empty_shape), *arrays], axis=0, dtype=np.float64)
-
-
-def _box_areas(boxes: np.ndarray) -> np.ndarray:
-    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
-    return sides[:, 0] * sides[:, 1]
-
-
-def _check_boxes(table: BoxTable, image_ids: Sequence[int], num_classes: int) -> None:
-    """Raise InputError at the first row no metric can be computed from."""
-    rules = {
-        "a number that is not finite": ~np.isfinite(
-            np.column_stack([table.boxes_xywh, *table.extra.values()]).astype(np.float64)
-        ).all(axis=1),
-        "a negative width or height": (table.boxes_xywh[:, 2:] < 0).any(axis=1),
-        f"a label outside 0..{num_classes - 1}": (table.labels < 0) | (table.labels >= num_classes),
-        "an image id the truth does not have": ~np.isin(table.image_ids, np.asarray(image_ids)),
-    }
-    for fault, broken in rules.items():
-        if broken.any():
-            row = int(np.flatnonzero(broken)[0])
-            box = ", ".join(f"{value:g}" for value in table.boxes_xywh[row])
-            raise InputError(
-                f"{table.source}: image {table.image_ids[row]}, label {table.labels[row]}, box xywh ({box}): {fault}; "
-                f"{int(broken.sum())} such boxes; mend or remove them"
-            )
 
 
 def _accumulate(
@@ -282,6 +201,11 @@ def _summarize(precision: np.ndarray, recall: np.ndarray, names: Sequence[str]) 
         },
         precision50=best[_IOU_50, :, :, _ALL].T.copy(),
     )
+
+
+def _shown(value: float) -> str:
+    """Three decimals, or a dash for what could not be measured because the truth holds no such object."""
+    return f"{value:5.3f}" if value >= 0 else "    -"
 
 
 def _mean(values: np.ndarray) -> float:

@@ -9,10 +9,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from utils.coco_eval import BoxTable, CocoMetrics, check_unique, evaluate_tables
+from utils.box_table import BoxTable, check_unique
+from utils.coco_eval import CocoMetrics, evaluate_tables
 from utils.errors import InputError
 
 _MISSING = object()
+
+
+Tables = tuple[list[int], BoxTable, BoxTable, list[str]]  # image ids, truth, detections, class names by label
 
 
 def evaluate_files(truth_path: Path, results_path: Path, *, backend: str = "faster") -> CocoMetrics:
@@ -21,18 +25,26 @@ def evaluate_files(truth_path: Path, results_path: Path, *, backend: str = "fast
     Raises:
         InputError: files that are not of this form, ids that come twice, boxes no metric can be computed from.
     """
+    return evaluate_tables(*read_tables(truth_path, results_path), backend=backend)
+
+
+def read_tables(truth_path: Path, results_path: Path) -> Tables:
+    """What both files say, in the form that every metric takes.
+
+    Raises:
+        InputError: files that are not of this form, ids that come twice.
+    """
     truth = _read_json(truth_path)
     if not isinstance(truth, dict):
         raise InputError(f"{truth_path}: a json list (wanted an object with images, annotations and categories)")
     image_ids = _column(_rows(truth, "images", truth_path), "id", _integer)
     names_by_id = _category_names(_rows(truth, "categories", truth_path), truth_path)
     labels = {category_id: label for label, category_id in enumerate(sorted(names_by_id))}
-    return evaluate_tables(
+    return (
         image_ids,
         _truth_table(_rows(truth, "annotations", truth_path), labels, truth_path),
         _results_table(_rows(_read_json(results_path), None, results_path), labels, results_path),
         [names_by_id[category_id] for category_id in labels],
-        backend=backend,
     )
 
 
