@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.ema import Ema
+from utils.cfg_net import Net
+from utils.ema import DarknetEma, Ema, make_ema
+from utils.errors import UsageError
 
 
 def small_network(value: float = 1.0) -> nn.Module:
@@ -115,3 +117,44 @@ def test_the_state_of_another_network_is_refused():
 def test_an_impossible_decay_is_refused(decay):
     with pytest.raises(ValueError, match=r"Ema: decay=.* .wanted at least 0 and less than 1"):
         Ema(small_network(), decay=decay)
+
+
+def darknet_average(max_batches: int, alpha: float = 0.5) -> tuple[list[float], list[float]]:
+    """The average and the weight after each of ``max_batches`` iterations that set the weight to their number."""
+    network = small_network(0.0)
+    ema = DarknetEma(network, alpha=alpha, max_batches=max_batches)
+    averages, weights = [], []
+    for iteration in range(1, max_batches + 1):
+        with torch.no_grad():
+            network[0].weight.fill_(iteration)
+        network[1].running_mean.fill_(iteration)
+        ema.update(network)
+        assert ema.module_state()["1.running_mean"].item() == iteration  # statistics are those of the network
+        averages.append(ema.module_state()["0.weight"].item())
+        weights.append(network[0].weight.item())
+    return averages, weights
+
+
+def test_darknets_average_begins_half_way_and_takes_the_weights_place():
+    averages, weights = darknet_average(2008)
+    # from 1004 on; 1004, .5 * 1004 + .5 * 1005 = 1004.5, .5 * 1004.5 + .5 * 1006 = 1005.25, 1006.125
+    assert averages[1002:1007] == [1003, 1004, 1004.5, 1005.25, 1006.125]
+    assert weights[1006] == 1007 and weights[1007] == averages[1006] == 1006.125  # 1008 = 2008 - 1000
+    assert averages[1007:] == weights[1007:] == [1006.125, *range(1009, 2009)]
+
+
+def test_a_short_training_has_no_average_of_darknets():
+    averages, weights = darknet_average(2000)
+    assert averages == weights == list(range(1, 2001))
+
+
+def test_averages_by_name():
+    net = Net(max_batches=5000, ema_alpha=0.9998)
+    modern, off = make_ema("modern", small_network(), net), make_ema("off", small_network(), net)
+    assert (modern.decay, modern.ramp) == pytest.approx((1 - 1 / 101, 100))
+    assert (make_ema("darknet", small_network(), net).decay) == 0.9998
+    network = small_network(0.1)
+    off.update(network)
+    assert off.module_state()["0.weight"].item() == network[0].weight.item()
+    with pytest.raises(UsageError, match="--ema darknet: the cfg has ema_alpha=0; add --set ema_alpha=0.9998"):
+        make_ema("darknet", network, Net())

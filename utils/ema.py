@@ -8,6 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.cfg_net import Net
+from utils.errors import UsageError
+
+_SHARE = 0.02  # of a run; the modern average looks back so far
+_LAST_ITERATIONS = 1000  # Darknet ends its average so many before the end
+
 
 class Ema:
     """Averages every floating-point tensor of a network's state, batch norm statistics included, in float32.
@@ -70,6 +76,55 @@ class Ema:
 
     def _decay_now(self) -> float:
         return self.decay * (1 - math.exp(-self.updates / self.ramp)) if self.ramp > 0 else self.decay
+
+
+class DarknetEma(Ema):
+    """Darknet's average of the weights ([net] ``ema_alpha``), which takes the place of the weights near the end.
+
+    From iteration ``max_batches / 2`` on the learned tensors are averaged, batch norm statistics are the network's. At
+    iteration ``max_batches - 1000`` the network gets the average and goes on from there. Before and after that, and in
+    trainings of no more than 2000 iterations, there is no average: the state is the network's.
+
+    Args:
+        network: to be averaged.
+        alpha: what remains of the average at each update.
+        max_batches: iterations of the training.
+    """
+
+    def __init__(self, network: nn.Module, *, alpha: float, max_batches: int) -> None:
+        super().__init__(network, decay=alpha, ramp=0)
+        self.start, self.end = max_batches // 2, max_batches - _LAST_ITERATIONS
+        self._learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take note of a step, in place; at the end of the average the network's weights become the average."""
+        self.updates += 1
+        averaging = self.start < self.updates < self.end
+        ending = self.updates == self.end > self.start
+        for name, current in network.state_dict().items():
+            average = self._state[name]
+            if ending and name in self._learned:
+                current.copy_(average)
+            elif averaging and name in self._learned:
+                average.lerp_(current.to(average.dtype), 1 - self.decay)
+            else:
+                average.copy_(current)
+
+
+def make_ema(kind: str, network: nn.Module, net: Net) -> Ema:
+    """The average a training keeps: ``modern``, ``darknet`` or, with ``off``, the weights themselves.
+
+    Raises:
+        UsageError: ``darknet`` where the cfg gives no ``ema_alpha``.
+    """
+    if kind == "modern":
+        return Ema(network, decay=1 - 1 / (_SHARE * net.max_batches + 1), ramp=_SHARE * net.max_batches)
+    if kind == "off":
+        return Ema(network, decay=0.0, ramp=0)
+    if not 0 < net.ema_alpha < 1:
+        raise UsageError(f"--ema darknet: the cfg has ema_alpha={net.ema_alpha:g}; add --set ema_alpha=0.9998")
+    return DarknetEma(network, alpha=net.ema_alpha, max_batches=net.max_batches)
 
 
 def _copy(tensor: Tensor) -> Tensor:
