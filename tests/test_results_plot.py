@@ -41,6 +41,13 @@ def test_what_is_drawn(tmp_path: Path, axes: list) -> None:
     assert picture.shape[1] > 1500 and picture.std() > 10
 
 
+def test_what_is_drawn_of_a_classifier(tmp_path: Path, axes: list) -> None:
+    steps = [{"iteration": i, "loss": 1 / i, "lr": 0.1} for i in range(1, 9)]
+    plot_results([*steps, {"iteration": 8, "top1": 0.5, "top5": 0.9}], tmp_path / "results.png", "runs/c")
+    assert [line.get_label() for line in axes[2].lines] == ["top-1", "top-5"]
+    assert axes[2].get_title() == "validation: best top-1 0.500 at 8"
+
+
 @pytest.mark.parametrize(
     "rows",
     [

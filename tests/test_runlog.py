@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils import runlog
-from utils.runlog import RunLog, cut_metrics, read_metrics
+from utils.runlog import RunLog, cut_metrics, evaluation_table, read_metrics
 
 METRICS = {"ap50": 0.5, "ap": 0.25}
 
@@ -38,6 +38,29 @@ def test_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == "iteration 2: AP50 0.500  AP 0.250\n"
     assert captured.err == ""  # no bar where there is no terminal: an error is to be the only line
+
+
+def test_a_classifier_is_measured_by_other_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_log(tmp_path) as log:
+        log.evaluation(20, {"top1": 0.5, "top5": 0.75}, board="top")
+    assert capsys.readouterr().out == "iteration 20: top-1 0.500  top-5 0.750\n"
+    assert [event.value for event in board_of(tmp_path).Scalars("top/top1")] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "heading", "line"),
+    [
+        ({"ap50": 0.5, "ap": 0.25, "ap75": 0.125}, "AP50     AP   AP75", "0.500  0.250  0.125"),
+        ({"top1": 0.5, "top5": 0.75}, "top-1  top-5", "0.500  0.750"),
+    ],
+)
+def test_a_table_of_the_evaluations(metrics: dict[str, float], heading: str, line: str) -> None:
+    rows = [{"iteration": 5, "loss": 1.0, "lr": 0.1}]
+    rows += [{"iteration": iteration, **metrics, "seconds": 90.0} for iteration in (5, 10)]
+    head, first, second = evaluation_table(rows, best=10)
+    assert head.startswith("iteration  minutes") and head.endswith(heading)
+    assert first == f"        5      1.5  {line}" and second == f"       10      1.5  {line}  best"
+    assert len(list(evaluation_table(rows[:1], best=0))) == 1
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:

@@ -13,21 +13,23 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from utils.atomic import atomic_write
+from utils.runlog import metric_title, shown_metrics
 
 _LOSSES = ("loss", "box", "objectness", "classes")
 _COLOURS = {"loss": "#222222", "box": "#1f77b4", "objectness": "#d62728", "classes": "#2ca02c"}
+_METRIC_COLOURS = ("#1f77b4", "#ff7f0e", "#7f7f7f")
 
 
-def plot_results(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Draw losses, learning rate and COCO metrics of ``metrics.jsonl`` rows over the iterations."""
+def plot_results(rows: Sequence[Mapping[str, float]], path: Path, heading: str) -> None:
+    """Draw losses, learning rate and evaluations of ``metrics.jsonl`` rows over the iterations."""
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     _losses(axes[0], [row for row in rows if "loss" in row])
     _learning_rate(axes[1], [row for row in rows if "lr" in row])
-    _metrics(axes[2], [row for row in rows if "ap50" in row])
+    _metrics(axes[2], [row for row in rows if shown_metrics(row)])
     for axis in axes:
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(heading)
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
@@ -57,19 +59,15 @@ def _learning_rate(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
 def _metrics(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
     axis.set_title("validation")
     axis.set_ylim(0, 1)
-    for name, colour in (("ap50", "#1f77b4"), ("ap", "#ff7f0e"), ("ap75", "#7f7f7f")):
-        axis.plot(
-            [r["iteration"] for r in rows],
-            [r[name] for r in rows],
-            "o-",
-            markersize=3,
-            color=colour,
-            label=name.upper(),
-        )
-    if rows:
-        best = max(rows, key=lambda row: row["ap50"])
-        axis.set_title(f"validation: best AP50 {best['ap50']:.3f} at {best['iteration']}")
-        axis.legend(frameon=False, loc="lower right")
+    if not rows:
+        return
+    names = shown_metrics(rows[0])
+    for name, colour in zip(names, _METRIC_COLOURS, strict=False):
+        x, y = [row["iteration"] for row in rows], [row[name] for row in rows]
+        axis.plot(x, y, "o-", markersize=3, color=colour, label=metric_title(name))
+    best = max(rows, key=lambda row: row[names[0]])
+    axis.set_title(f"validation: best {metric_title(names[0])} {best[names[0]]:.3f} at {best['iteration']}")
+    axis.legend(frameon=False, loc="lower right")
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

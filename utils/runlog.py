@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from utils.atomic import atomic_write
 
 _TENSORBOARD_EVERY = 10  # iterations
 _LINE_EVERY = 30  # seconds between the lines that stand for the bar where there is no terminal
+_SHOWN = (("ap50", "ap", "ap75"), ("top1", "top5"))  # of a detector, of a classifier
 
 
 class RunLog:
@@ -60,11 +61,17 @@ class RunLog:
                 {**{f"loss/{name}": value for name, value in losses.items()}, "lr": learning_rate}, iteration
             )
 
-    def evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Record the COCO metrics after ``iteration`` steps and show the two that matter."""
+    def evaluation(self, iteration: int, metrics: Mapping[str, float], board: str = "coco") -> None:
+        """Record the metrics after ``iteration`` steps and show the two that matter.
+
+        Args:
+            metrics: of a detector (``ap50``, ``ap`` ...) or of a classifier (``top1``, ``top5``).
+            board: their group in TensorBoard.
+        """
         self._write({"iteration": iteration, **metrics, "seconds": time.monotonic() - self._began})
-        self._board.scalars({f"coco/{name}": value for name, value in metrics.items()}, iteration)
-        self.note(f"iteration {iteration}: AP50 {metrics['ap50']:.3f}  AP {metrics['ap']:.3f}")
+        self._board.scalars({f"{board}/{name}": value for name, value in metrics.items()}, iteration)
+        shown = "  ".join(f"{metric_title(name)} {metrics[name]:.3f}" for name in shown_metrics(metrics)[:2])
+        self.note(f"iteration {iteration}: {shown}")
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
         """Add a uint8 (H, W, 3) RGB picture to TensorBoard."""
@@ -106,15 +113,27 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
 
 
-def evaluation_table(rows: Iterable[Mapping[str, float]], best: int) -> Iterator[str]:
+def shown_metrics(row: Mapping[str, float]) -> tuple[str, ...]:
+    """The metrics of an evaluation that are shown, the one that decides first; none for another row."""
+    return next((names for names in _SHOWN if names[0] in row), ())
+
+
+def metric_title(metric: str) -> str:
+    """How a metric is written: AP50, top-1."""
+    return metric.replace("top", "top-") if metric.startswith("top") else metric.upper()
+
+
+def evaluation_table(rows: Sequence[Mapping[str, float]], best: int) -> Iterator[str]:
     """The lines of a table of a run's evaluations; that of iteration ``best`` is marked.
 
     Args:
         rows: of a metrics.jsonl.
     """
-    yield f"{'iteration':>9} {'minutes':>8} {'AP50':>6} {'AP':>6} {'AP75':>6}"
-    for row in (row for row in rows if "ap50" in row):
-        scores = " ".join(f"{row[name]:6.3f}" for name in ("ap50", "ap", "ap75"))
+    evaluations = [row for row in rows if shown_metrics(row)]
+    names = shown_metrics(evaluations[0]) if evaluations else _SHOWN[0]
+    yield " ".join([f"{'iteration':>9} {'minutes':>8}", *(f"{metric_title(name):>6}" for name in names)])
+    for row in evaluations:
+        scores = " ".join(f"{row[name]:6.3f}" for name in names)
         yield f"{row['iteration']:9} {row['seconds'] / 60:8.1f} {scores}" + "  best" * (row["iteration"] == best)
 
 

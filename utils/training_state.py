@@ -14,19 +14,24 @@ from utils.errors import Diverged, WeightsError
 
 @dataclass
 class Best:
-    """The best evaluation so far, and how many came after it."""
+    """The best evaluation so far, and how many came after it.
+
+    Attributes:
+        score: what evaluations are compared by: AP50 of a detector, top-1 of a classifier.
+        tie_break: what decides between equals: AP, or top-5.
+    """
 
     iteration: int = 0
-    ap50: float = -1.0
-    ap: float = -1.0
+    score: float = -1.0
+    tie_break: float = -1.0
     evaluations_since: int = 0
 
-    def update(self, iteration: int, ap50: float, ap: float) -> bool:
-        """Note an evaluation; True where it is the best, by AP50 and then AP."""
-        if (ap50, ap) <= (self.ap50, self.ap):
+    def update(self, iteration: int, score: float, tie_break: float) -> bool:
+        """Note an evaluation; True where it is the best."""
+        if (score, tie_break) <= (self.score, self.tie_break):
             self.evaluations_since += 1
             return False
-        self.iteration, self.ap50, self.ap, self.evaluations_since = iteration, ap50, ap, 0
+        self.iteration, self.score, self.tie_break, self.evaluations_since = iteration, score, tie_break, 0
         return True
 
 
