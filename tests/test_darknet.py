@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import weakref
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from torch import nn
 
 from models import load_network
 from models.darknet import Darknet
-from models.graph import plan
 from models.weights import save_darknet_weights
-from utils.cfg import Config, load_cfg, parse_cfg, with_size
+from utils.cfg import parse_cfg
 from utils.checkpoint import save_checkpoint
-from utils.errors import CfgError, WeightsError
+from utils.errors import WeightsError
 from utils.image import write_image
 
 NET = "[net]\nwidth=64\nheight=32\nchannels=3\n"
@@ -58,70 +56,6 @@ def images(batch: int = 2, size: tuple[int, int] = (32, 64)) -> torch.Tensor:
 
 
 # Building
-
-
-_DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-_ZOO = Path(os.environ.get("DARKNET_ZOO", _DEFAULT))
-_NAMES = sorted(str(path.relative_to(_ZOO)) for path in _ZOO.rglob("*.cfg"))
-_REFUSED = ("rnn", "gru", "lstm", "crnn", "detection", "local")
-_TRAINED = (
-    "yolov4-tiny.cfg",
-    "yolov3-tiny_xnor.cfg",
-    "enet-coco.cfg",
-    "efficientnet-lite3.cfg",
-    "densenet201.cfg",
-    "resnet152_trident.cfg",
-    "yolov4-sam-mish-csp-reorg-bfm.cfg",
-    "cifar.cfg",
-)
-
-
-def _small(config: Config) -> Config:
-    """The config at the smallest input its layers can take, where they allow another size."""
-    kinds = {section.kind for section in config.layers}
-    if kinds & {"connected", "crop"} or max(config.net.height, config.net.width) <= 64:
-        return config
-    for side in (64, 128, 256, 512):
-        try:
-            plan(with_size(config, (side, side)))
-        except CfgError:
-            continue
-        return with_size(config, (side, side))
-    return config
-
-
-@pytest.mark.parametrize("name", _NAMES)
-def test_every_published_cfg_builds_and_runs(name: str, darknet_zoo: Path) -> None:
-    config = load_cfg(darknet_zoo / name)
-    refused = next((section for section in config.layers if section.kind in _REFUSED), None)
-    if refused is not None:
-        with pytest.raises(CfgError, match=rf"\.cfg:{refused.line}: \[{refused.kind}\] .*not supported"):
-            Darknet(config)
-        return
-    config = _small(config)
-    with torch.device("meta"):
-        network = Darknet(config).eval()
-        outputs = network(torch.zeros(1, config.net.channels, *network.size))
-    nodes = network.graph.nodes
-    stored = sum(tensor.numel() for layer in network.layers for _, tensor in _stored(layer))
-    assert stored == network.graph.parameters
-    if network.heads:
-        assert [output.shape[1:] for output in outputs] == [nodes[head.index].outputs for head in network.heads]
-    else:
-        assert outputs[0].shape == (1, np.prod(nodes[network.graph.output].outputs))
-
-
-def _stored(layer: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return list(layer.darknet_parameters()) if hasattr(layer, "darknet_parameters") else []
-
-
-@pytest.mark.parametrize("name", _TRAINED)
-def test_published_networks_of_every_kind_train(name: str, darknet_zoo: Path) -> None:
-    network = Darknet(_small(load_cfg(darknet_zoo / name))).train()
-    network.seen = 10**9  # past every stopbackward
-    outputs = network(torch.rand(2, 3, *network.size))
-    sum(output.square().mean() for output in outputs).backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_attributes() -> None:
