@@ -136,9 +136,9 @@ class Darknet(nn.Module):
     def _begin_training_pass(self) -> int:
         """Tell DropBlock how much of the training is over; return how many of the first layers are frozen now."""
         iteration = self.seen // self.config.net.batch
-        for layer in self.layers:
-            if isinstance(layer, DropBlockLayer):
-                layer.progress = iteration / max(1, self.config.net.max_batches)
+        for module in self.modules():
+            if isinstance(module, DropBlockLayer):
+                module.progress = iteration / max(1, self.config.net.max_batches)
         until = (i + 1 for i, section in enumerate(self.config.layers) if iteration < section.stopbackward)
         return max(self._frozen_layers, max(until, default=0))
 
