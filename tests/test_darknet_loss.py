@@ -1,9 +1,8 @@
-"""The Darknet loss against a slow loop, and against the deltas and costs Darknet itself computed."""
+"""The Darknet loss against a slow loop; test_darknet_training.py has what Darknet itself computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from models.losses.darknet import DarknetLoss
 from models.region_head import RegionHead
 from models.yolo_head import YoloHead
 from tests.reference.yolo_delta import YoloLayer
-from utils.boxes import cxcywh_to_xyxy
-from utils.cfg import load_cfg
 from utils.cfg_heads import Region, Yolo
 from utils.errors import UsageError
 from utils.structures import Targets
@@ -278,39 +275,3 @@ def test_other_heads_are_refused():
     section = Region(classes=3, num=1, anchors=((1.0, 1.0),))
     with pytest.raises(UsageError, match=r"the cfg has \[region\] .wanted \[yolo\] heads only"):
         DarknetLoss([RegionHead(section, section.anchors, (0,), stride=(8, 8))])
-
-
-def raw_of(head: YoloHead, output: np.ndarray) -> Tensor:
-    """The raw map (2, A*E, 8, 12) of a stored output of the layer: its sigmoids and scale undone."""
-    grid = torch.from_numpy(output).double().view(2, head.num_anchors, head.entries, *GRID)
-    scale = head.section.scale_x_y
-    xy, wh, scores = grid.split((2, 2, head.entries - 4), dim=2)
-    xy = (xy + (scale - 1) / 2) / scale
-    if not head.section.new_coords:
-        xy, scores = xy.logit(), scores.logit()
-    return torch.cat((xy, wh, scores), dim=2).flatten(1, 2).float().requires_grad_()
-
-
-def targets_of(truth: np.ndarray) -> Targets:
-    """Darknet's truth rows (B, 20, 6) as targets; float64, for some centres lie exactly between two cells."""
-    image, row = np.nonzero(truth[..., 0])
-    rows = torch.from_numpy(truth[image, row])
-    boxes = cxcywh_to_xyxy(rows[:, :4].double()) * torch.tensor([96, 64, 96, 64])
-    return Targets(torch.from_numpy(image), rows[:, 4].long(), boxes, torch.zeros(len(rows)).bool())
-
-
-def test_deltas_and_costs_are_darknets(darknet_golden: Path):
-    cases = sorted((darknet_golden / "training").glob("*.npz"))
-    assert cases
-    for case in cases:
-        section = load_cfg(case.parent / f"{case.name.split('.')[0]}.cfg").layers[-1]
-        head = YoloHead(section, section.anchors, section.mask, stride=(8, 8))
-        stored = np.load(case)
-        for step, part in np.ndindex(3, 2):
-            raw = raw_of(head, stored[f"s{step}_d{part}_l15_out"])
-            losses = DarknetLoss([head])([raw], targets_of(stored["truth"][2 * part : 2 * part + 2]))
-            losses.total.backward()
-            delta = torch.from_numpy(stored[f"s{step}_d{part}_l15_delta"]).view_as(raw)
-            place = f"{case.name}, step {step}, subdivision {part}"
-            torch.testing.assert_close(-raw.grad, delta, rtol=1e-5, atol=1e-5, msg=lambda text, p=place: f"{p}: {text}")
-            assert losses.total.item() == pytest.approx(stored[f"s{step}_d{part}_l15_cost"].item(), rel=1e-5), place
