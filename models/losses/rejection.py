@@ -59,7 +59,7 @@ class LabelRejection:
             return self.criterion(raws, targets)
         leaves = [raw.detach().requires_grad_() for raw in raws]
         losses = self.criterion(leaves, targets)
-        gradients = torch.autograd.grad(losses.total, leaves)
+        gradients = torch.autograd.grad(losses.total, leaves, materialize_grads=True)
         kept = [self.thinned(gradient, iteration) for gradient in gradients]
         carrier = torch.stack([(raw * gradient).sum() for raw, gradient in zip(raws, kept, strict=True)]).sum()
         return dataclasses.replace(losses, total=losses.total.detach() + carrier - carrier.detach())
