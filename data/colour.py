@@ -49,7 +49,7 @@ class ColourRange:
     def sample(self, rng: np.random.Generator) -> Colour:
         """Draw as Darknet's load_data_detection does; factors are U(1, limit) or the reciprocal, half and half."""
         hue = float(rng.uniform(-self.hue, self.hue))
-        saturation, exposure = _factor(rng, self.saturation), _factor(rng, self.exposure)
+        saturation, exposure = draw_factor(rng, self.saturation), draw_factor(rng, self.exposure)
         blur, background = 0, False
         if self.blur:
             kind = int(rng.integers(3))
@@ -115,7 +115,8 @@ def add_noise(image: np.ndarray, rng: np.random.Generator, deviation: float) -> 
     image[:] = cv2.add(np.ascontiguousarray(image), np.clip(np.rint(noise), 0, 255).astype(np.uint8))
 
 
-def _factor(rng: np.random.Generator, limit: float) -> float:
+def draw_factor(rng: np.random.Generator, limit: float) -> float:
+    """U(1, limit) or its reciprocal, half and half; ``limit`` and 1 / ``limit`` mean the same (rand_scale)."""
     limit = max(limit, 1 / limit) if limit > 0 else 1.0
     factor = float(rng.uniform(1.0, limit))
     return factor if rng.random() < 0.5 else 1 / factor

@@ -46,6 +46,33 @@ def read_data_file(path: Path, split: str) -> Description:
     return Description(read_names(names_file, classes=classes), _images_of(listed, (path.parent,), where))
 
 
+def read_labelled_list(path: Path, split: str) -> tuple[Description, tuple[str, ...]]:
+    """Read a Darknet ``.data`` file of a classifier: ``train``, ``valid``, ``labels``, and ``names`` where they differ.
+
+    Returns:
+        Names and images, and the labels, one for each class, to look for in the paths of the images.
+
+    Raises:
+        DatasetError, InputError: a file that is missing or broken, with its line.
+    """
+    where, options = printable(path), _options(path)
+    if "labels" not in options:
+        raise DatasetError(f"{where}: no 'labels' (wanted train, valid and labels, and names where they differ)")
+    classes = _whole(options["classes"], "classes", where) if "classes" in options else None
+    files = {key: _find(options[key], (path.parent,)) or options[key] for key in ("labels", "names") if key in options}
+    labels = read_names(files["labels"], classes=classes)
+    names = read_names(files["names"], classes=len(labels)) if "names" in files else labels
+    listed = options.get("train") if split == "train" else options.get("valid", options.get("train"))
+    if not listed:
+        raise DatasetError(f"{where}: no 'train' (wanted train, valid and labels)")
+    return Description(names, _images_of(listed, (path.parent,), where)), labels
+
+
+def images_in(folder: Path) -> tuple[Path, ...]:
+    """The image files below a folder, sorted."""
+    return tuple(sorted(_walk(folder, set())))
+
+
 def read_yaml(path: Path, split: str) -> Description:
     """Read an Ultralytics-style yaml: ``path`` (the root), ``train`` and ``val``, ``names`` and perhaps ``nc``.
 
@@ -75,7 +102,7 @@ def _images_of(text: str, roots: Sequence[Path], where: str) -> tuple[Path, ...]
         places = ", ".join(dict.fromkeys(printable(root / text) for root in (*roots, Path.cwd())))
         raise DatasetError(f"{where}: {text!r}: no such folder or list file; looked for {places}")
     if found.is_dir():
-        images = tuple(sorted(_walk(found, set())))
+        images = images_in(found)
     elif found.suffix.lower() in IMAGE_SUFFIXES:
         images = (found,)
     else:

@@ -79,8 +79,12 @@ class ScanReport:
 
     def lines(self) -> list[str]:
         """The report for people, one statement a line."""
+        return [f"{printable(self.dataset.source)}: {self.images:,} images, {self.boxes.total:,} boxes", *self.faults()]
+
+    def faults(self) -> list[str]:
+        """What is odd about the data set, one statement a line."""
         dataset, boxes = self.dataset, self.boxes
-        lines = [f"{printable(dataset.source)}: {self.images:,} images, {boxes.total:,} boxes", *dataset.notes]
+        lines = list(dataset.notes)
         if self.bad:
             lines.append(f"{len(self.bad):,} images cannot be used and are left out:")
             lines += [f"  {printable(file.path)}: {file.reason}" for file in self.bad[:_NAMED]]

@@ -67,6 +67,25 @@ class Targets(NamedTuple):
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
+class TrackedTargets(NamedTuple):
+    """`Targets` that also say which boxes show the same object, in several views of an image.
+
+    Attributes:
+        image_index, labels, boxes, crowd: as in `Targets`.
+        tracks: int64 (T,), not negative; equal for boxes of one object.
+    """
+
+    image_index: Tensor
+    labels: Tensor
+    boxes: Tensor
+    crowd: Tensor
+    tracks: Tensor
+
+    def to(self, device: torch.device | str) -> TrackedTargets:
+        """The same targets on ``device``."""
+        return TrackedTargets(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
 class Batch(NamedTuple):
     """What the training loader yields.
 
@@ -78,6 +97,20 @@ class Batch(NamedTuple):
 
     images: Tensor
     targets: Targets
+    names: tuple[str, ...]
+
+
+class LabelledBatch(NamedTuple):
+    """What the training loader of a classifier yields.
+
+    Attributes:
+        images: uint8 (B, 3, H, W) RGB.
+        truth: float32 (B, K), how much of each class is in an image; rows sum to 1.
+        names: the image files each row was made of, for messages.
+    """
+
+    images: Tensor
+    truth: Tensor
     names: tuple[str, ...]
 
 
