@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.affine import Affine
 from data.dataset import Dataset
 from data.fingerprint import check_same_data, fingerprint
 from data.training_data import find_data, load_splits, training_batches
 from eval import evaluate_network, write_json
 from models.darknet import Darknet
-from models.losses.darknet import DarknetLoss, Losses
+from models.losses.criterion import make_criterion
+from models.losses.darknet import Losses
 from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg
 from models.transfer import expect_background, freeze, load_pretrained
 from models.weights import save_darknet_weights
@@ -83,11 +85,11 @@ def main(argv: Sequence[str]) -> None:
         (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
         network.to(device, memory_format=torch.channels_last).train()
         freeze(network, args.freeze)
-        criterion = DarknetLoss(network.heads)
+        criterion = make_criterion(network, args.loss)
         state = TrainingState(
             network=network,
             ema=Ema(network, decay=1 - 1 / (EMA_SHARE * net.max_batches + 1), ramp=EMA_SHARE * net.max_batches),
-            optimizer=make_optimizer(network, net),
+            optimizer=make_optimizer(network, net, args.optimizer),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         )
         if saved:
@@ -100,7 +102,10 @@ def main(argv: Sequence[str]) -> None:
             seed=args.seed,
             workers=args.workers,
             mosaic=args.mosaic,
+            mixup=args.mixup,
+            copy_paste=args.copy_paste,
             close_mosaic=args.close_mosaic,
+            affine=Affine(args.scale, args.translate, args.shear),
             photometric=args.photometric,
             cache=args.cache,
         )

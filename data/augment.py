@@ -7,11 +7,13 @@ from typing import Protocol
 
 import numpy as np
 
+from data.affine import NO_MOTION, Affine, warp
 from data.colour import ColourRange
-from data.mosaic import Mosaic
+from data.copy_paste import apply_pastes, sample_pastes
+from data.mosaic import Mosaic, WideMosaic
 from data.photometric import Photometric
 from data.transforms import Geometry, compose, mixup, whole
-from utils.cfg_heads import Yolo
+from utils.cfg_heads import Region, Yolo
 from utils.cfg_net import Net
 from utils.structures import Sample, Size
 
@@ -32,11 +34,12 @@ class Augmentation:
     Attributes:
         jitter, resize, letter_box, flip: see :class:`data.transforms.Geometry`.
         hue, saturation, exposure, blur, gaussian_noise: see :class:`data.colour.ColourRange`.
-        mosaic, mixup: probabilities.
+        mosaic, mixup, copy_paste: probabilities.
         mosaic_bound: clip boxes to their mosaic tile.
+        affine: how each picture is moved once it is composed. With one, mosaics are wide and bound.
         max_boxes: so many boxes an image keeps, chosen at random ([yolo] ``max``).
         photometric: changes of the finished image, after mosaic and mixup.
-        close_at: from this mini-batch on neither mosaic nor mixup; None is never.
+        close_at: from this mini-batch on neither mosaic, mixup nor copy-paste; None is never.
     """
 
     jitter: float = 0.0
@@ -50,7 +53,9 @@ class Augmentation:
     gaussian_noise: int = 0
     mosaic: float = 0.0
     mixup: float = 0.0
+    copy_paste: float = 0.0
     mosaic_bound: bool = False
+    affine: Affine = NO_MOTION
     max_boxes: int = 200
     photometric: Photometric | None = None
     close_at: int | None = None
@@ -59,11 +64,13 @@ class Augmentation:
     def from_config(
         cls,
         net: Net,
-        yolo: Yolo,
+        yolo: Yolo | Region,
         *,
         mosaic: float | None = None,
         mixup: float | None = None,
+        copy_paste: float = 0.0,
         mosaic_bound: bool | None = None,
+        affine: Affine = NO_MOTION,
         photometric: Photometric | None = None,
         close_at: int | None = None,
     ) -> Augmentation:
@@ -85,7 +92,9 @@ class Augmentation:
             mosaic=_DARKNET_MIX * net.mosaic if mosaic is None else mosaic,
             # mosaic=1 switches mixup off in Darknet; cutmix is for classifiers
             mixup=_DARKNET_MIX * (net.mixup == 1 and not net.mosaic) if mixup is None else mixup,
+            copy_paste=copy_paste,
             mosaic_bound=net.mosaic_bound if mosaic_bound is None else mosaic_bound,
+            affine=affine,
             max_boxes=yolo.max,
             photometric=photometric,
             close_at=close_at,
@@ -105,7 +114,7 @@ class Augmentation:
         """This augmentation as it is at mini-batch number ``minibatch``."""
         if self.close_at is None or minibatch < self.close_at:
             return self
-        return replace(self, mosaic=0.0, mixup=0.0)
+        return replace(self, mosaic=0.0, mixup=0.0, copy_paste=0.0)
 
 
 def augmented_sample(
@@ -117,30 +126,42 @@ def augmented_sample(
         The sample on a canvas of ``size`` (H, W), and the indices of all its sources.
     """
     sample, used = _picture(samples, index, augmentation, size, rng)
+    if augmentation.copy_paste and rng.random() < augmentation.copy_paste:
+        donor, more = _picture(samples, _any(samples, rng), replace(augmentation, mosaic=0.0), size, rng)
+        sample, used = apply_pastes(sample, donor, sample_pastes(rng, donor, sample)), used + more
     if rng.random() < augmentation.mixup:
-        other, more = _picture(samples, int(rng.integers(len(samples))), augmentation, size, rng)
+        other, more = _picture(samples, _any(samples, rng), augmentation, size, rng)
         sample, used = mixup(sample, other), used + more
     if augmentation.photometric is not None:
         sample = replace(sample, image=augmentation.photometric.apply(sample.image, seed=int(rng.integers(2**31))))
     return _at_most(sample, augmentation.max_boxes, rng), used
 
 
+def _any(samples: Samples, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(samples)))
+
+
 def _picture(
     samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator
 ) -> tuple[Sample, tuple[int, ...]]:
-    """One source, or with the probability of a mosaic four, placed and coloured."""
+    """One source, or with the probability of a mosaic four, placed, coloured and moved."""
+    affine, canvas = augmentation.affine, size
     if rng.random() < augmentation.mosaic:
         others = rng.integers(len(samples), size=3)
         indices = tuple(int(i) for i in rng.permutation([index, *others]))
-        mosaic = Mosaic(size, augmentation.geometry, augmentation.mosaic_bound)
         sources = [samples[i] for i in indices]
+        if affine:
+            mosaic, bound = WideMosaic(size, augmentation.geometry), True
+            canvas = mosaic.canvas
+        else:
+            mosaic, bound = Mosaic(size, augmentation.geometry), augmentation.mosaic_bound
         tiles = mosaic.sample(rng, [source.image.shape[:2] for source in sources]).tiles
-        bound = augmentation.mosaic_bound
     else:
         indices, sources, bound = (index,), [samples[index]], True
         tiles = (whole(augmentation.geometry.sample(rng, sources[0].image.shape[:2], size), size),)
     tiles = [replace(tile, colour=augmentation.colours.sample(rng)) for tile in tiles]
-    return compose(sources, tiles, size, bound=bound), indices
+    picture = compose(sources, tiles, canvas, bound=bound)
+    return warp(picture, affine.sample(rng, canvas, size), size) if affine else picture, indices
 
 
 def _at_most(sample: Sample, limit: int, rng: np.random.Generator) -> Sample:

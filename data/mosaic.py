@@ -1,4 +1,4 @@
-"""Darknet's mosaic: four training images round one random point."""
+"""Mosaics, four training images round one random point: Darknet's, and a wide one to be scaled afterwards."""
 
 from __future__ import annotations
 
@@ -73,6 +73,42 @@ class Mosaic:
             cut[1] if on_top else height,
         )
         return Tile(crop, self.size, (x, y), window)
+
+
+@dataclass(frozen=True)
+class WideMosaic:
+    """Four samples, each of them whole, on a canvas of twice the ``size`` (H, W); for `data.affine` to cut from.
+
+    Each source is jittered to ``size``, and those outputs touch in one random point of the canvas's middle half. What
+    reaches beyond the canvas is lost, and what they leave free is grey.
+    """
+
+    size: Size
+    geometry: Geometry
+
+    @property
+    def canvas(self) -> Size:
+        """(H, W)."""
+        return 2 * self.size[0], 2 * self.size[1]
+
+    def sample(self, rng: np.random.Generator, source_sizes: Sequence[Size]) -> MosaicLayout:
+        """Draw a layout for four sources of these sizes (H, W)."""
+        height, width = self.size
+        x, y = (int(rng.integers(side // 2, 2 * side - side // 2 + 1)) for side in (width, height))
+        crops = [self.geometry.sample(rng, source_size, self.size) for source_size in source_sizes]
+        origins = ((x - width, y - height), (x, y - height), (x - width, y), (x, y))
+        tl, tr, bl, br = (self._tile(crop, origin) for crop, origin in zip(crops, origins, strict=True))
+        return MosaicLayout((x, y), (tl, tr, bl, br))
+
+    def apply(self, samples: Sequence[Sample], layout: MosaicLayout) -> Sample:
+        """Compose the four samples: same arguments, same bytes."""
+        return compose(samples, layout.tiles, self.canvas)
+
+    def _tile(self, crop: Crop, origin: tuple[int, int]) -> Tile:
+        """All of a crop's output that lies on the canvas."""
+        (x, y), (height, width) = origin, self.size
+        right, bottom = min(x + width, 2 * width), min(y + height, 2 * height)
+        return Tile(crop, self.size, origin, (max(x, 0), max(y, 0), right, bottom))
 
 
 def _cut(rng: np.random.Generator, side: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from data.affine import NO_MOTION, Affine
 from data.augment import Augmentation
 from data.cache import open_cache
 from data.dataset import Dataset, load_dataset
@@ -62,15 +63,20 @@ def training_batches(
     seed: int,
     workers: int,
     mosaic: float | None = None,
+    mixup: float | None = None,
+    copy_paste: float = 0.0,
     close_mosaic: float = 0.0,
+    affine: Affine = NO_MOTION,
     photometric: str = "none",
     cache: str | None = None,
 ) -> Iterable[Batch]:
     """The mini-batches from iteration ``start`` to the cfg's last, each a pure function of the seed and its number.
 
     Args:
-        mosaic: share of mosaics; None is the cfg's.
-        close_mosaic: share of the run, at its end, without mosaic and mixup.
+        mosaic, mixup: shares of mosaics and of mixed images; None is the cfg's.
+        copy_paste: share of images that get objects of another.
+        close_mosaic: share of the run, at its end, without these three.
+        affine: how each picture is moved.
         photometric: see `data.photometric.load_photometric`.
         cache: see `data.cache.open_cache`.
     """
@@ -81,6 +87,9 @@ def training_batches(
         net,
         head,
         mosaic=mosaic,
+        mixup=mixup,
+        copy_paste=copy_paste,
+        affine=affine,
         photometric=load_photometric(photometric),
         close_at=net.subdivisions * round(net.max_batches * (1 - close_mosaic)),
     )

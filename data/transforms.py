@@ -16,6 +16,8 @@ import numpy as np
 from data.colour import NO_CHANGE, Colour, apply_colour
 from utils.structures import Sample, Size
 
+_GREY = 114  # the mean of natural pictures, roughly
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -113,13 +115,13 @@ def whole(crop: Crop, size: Size) -> Tile:
 
 
 def compose(samples: Sequence[Sample], tiles: Sequence[Tile], size: Size, *, bound: bool = True) -> Sample:
-    """Paint ``tiles`` of ``samples`` on a canvas of ``size`` (H, W), boxes and all.
+    """Paint ``tiles`` of ``samples`` on a canvas of ``size`` (H, W), boxes and all; it is grey where there is no tile.
 
     Args:
         bound: clip boxes to their tile. Without it they are clipped to the canvas only, so a box may cover parts of a
             neighbour, or lie wholly on one, where its object cannot be seen: Darknet's default.
     """
-    canvas = np.empty((*size, 3), np.uint8)
+    canvas = np.full((*size, 3), _GREY, np.uint8)
     boxes, kept = [], []
     for sample, tile in zip(samples, tiles, strict=True):
         placed = place_boxes(sample.boxes, tile)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 
 from models.graph import plan
-from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size
+from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size, with_yolo
 from utils.cfg_heads import GaussianYolo, Region
 from utils.errors import CfgError, UsageError
 from utils.training_plan import Schedule, plan_training
@@ -25,7 +25,9 @@ def read_cfg(args: argparse.Namespace) -> Config:
         given["subdivisions"] = math.gcd(args.batch, config.net.subdivisions)
     if args.letterbox is not None:
         given["letter_box"] = args.letterbox
-    config = with_net(config, **{**args.set, **given})
+    heads = {key.removeprefix("yolo."): value for key, value in args.set.items() if key.startswith("yolo.")}
+    net = {key: value for key, value in args.set.items() if not key.startswith("yolo.")}
+    config = with_yolo(with_net(config, **{**net, **given}), **heads)
     if args.size:
         config = with_size(config, args.size)
     return with_activation(config, args.activation) if args.activation else config
@@ -54,6 +56,7 @@ def fit_schedule(args: argparse.Namespace, config: Config, images: int) -> Confi
         epochs=args.epochs,
         iterations=args.iterations,
         bytes_per_image=_BYTES_PER_ACTIVATION * plan(config).activations,
+        nominal_batch=args.nominal_batch,
     )
     print(f"{images:,} training images:", *planned.notes, sep="\n  ")
     config = with_net(config, **planned.keys)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from data.affine import Affine
 from data.augment import Augmentation, augmented_sample
 from data.photometric import default_photometric
 from tests.contracts import assert_painted, painted_sample
@@ -108,3 +110,35 @@ def test_every_tile_has_a_colour_of_its_own() -> None:
     image = augmented_sample([grey], 0, augmentation, (64, 64), keyed_rng(5))[0].image
     corners = {int(image[y, x, 0]) for y in (0, 63) for x in (0, 63)}
     assert len(corners) == 4 and all(50 <= level <= 200 for level in corners)
+
+
+def test_moved_mosaics_and_pictures_pass_the_paint_test() -> None:
+    black = painted_sample((40, 50), np.zeros((0, 4)))
+    for k in range(60):
+        augmentation = Augmentation(flip=True, mosaic=0.5, affine=Affine(0.5, 0.1))
+        sample, used = augmented_sample([SAMPLES[k % 6], *[black] * 30], 0, augmentation, (64, 96), keyed_rng(6, k))
+        if list(used).count(0) == 1:  # else there are two boxes of one colour
+            assert_painted(sample, tolerance=2.0)
+        assert sample.image.shape == (64, 96, 3)
+
+
+def test_shares_of_copy_paste() -> None:
+    free = [type(one)(one.image, one.boxes, one.labels, np.zeros(2, bool)) for one in SAMPLES]
+    augmentation = Augmentation(copy_paste=0.5, close_at=7)
+    made = [augmented_sample(free, 0, augmentation, (80, 80), keyed_rng(7, k)) for k in range(300)]
+    assert abs(np.mean([len(used) == 2 for _, used in made]) - 0.5) < 0.08
+    more = [len(sample.boxes) - 2 for sample, used in made if len(used) == 2]
+    assert {0, 1, 2} == set(more)
+    assert all(len(sample.boxes) == 2 for sample, used in made if len(used) == 1)
+    assert augmentation.closed(7).copy_paste == 0
+
+
+def test_affine_and_copy_paste_keep_to_their_key() -> None:
+    everything = replace(EVERYTHING, affine=Affine(0.5, 0.1, 10), copy_paste=0.7)
+    for index in range(12):
+        first, used = augmented_sample(SAMPLES, index % 6, everything, (64, 64), keyed_rng(8, index))
+        second, again = augmented_sample(SAMPLES, index % 6, everything, (64, 64), keyed_rng(8, index))
+        assert used == again
+        np.testing.assert_array_equal(first.image, second.image)
+        np.testing.assert_array_equal(first.boxes, second.boxes)
+        assert len(first.boxes) == len(first.labels) == len(first.crowd)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.mosaic import Mosaic, _to_corner
+from data.mosaic import Mosaic, WideMosaic, _to_corner
 from data.transforms import Crop, Geometry
 from tests.contracts import assert_painted, painted_sample, painted_samples
 from utils.structures import Sample
@@ -125,3 +125,45 @@ def test_half_of_the_crops_move_to_a_corner() -> None:
     mosaic = Mosaic((64, 64), Geometry(0.3))
     tiles = [tile for _ in range(200) for tile in mosaic.sample(rng, [(100, 100)] * 4).tiles]
     assert 0.4 < np.mean([tile.crop.left == 0 or tile.crop.right == 0 for tile in tiles]) < 0.6
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    sample=painted_samples(),
+    place=st.integers(0, 3),
+    size=st.tuples(st.integers(30, 80), st.integers(30, 80)),
+    seed=st.integers(0, 2**32),
+)
+def test_wide_mosaics_pass_the_paint_test(sample: Sample, place: int, size: tuple[int, int], seed: int) -> None:
+    samples = [BLACK] * 4
+    samples[place] = sample
+    mosaic = WideMosaic(size, Geometry(0.2, 1.2, flip=True))
+    layout = mosaic.sample(np.random.default_rng(seed), [one.image.shape[:2] for one in samples])
+    result = mosaic.apply(samples, layout)
+    assert result.image.shape == (2 * size[0], 2 * size[1], 3)
+    assert_painted(result)
+
+
+def test_wide_placement_by_hand() -> None:
+    seen = []
+    for seed in range(40):
+        layout = WideMosaic((100, 200), Geometry()).sample(np.random.default_rng(seed), [(50, 50)] * 4)
+        x, y = layout.cut
+        seen.append((x, y))
+        assert [tile.origin for tile in layout.tiles] == [(x - 200, y - 100), (x, y - 100), (x - 200, y), (x, y)]
+        assert [tile.window for tile in layout.tiles] == [
+            (max(x - 200, 0), max(y - 100, 0), x, y),
+            (x, max(y - 100, 0), min(x + 200, 400), y),
+            (max(x - 200, 0), y, x, min(y + 100, 200)),
+            (x, y, min(x + 200, 400), min(y + 100, 200)),
+        ]
+    low, high = np.min(seen, axis=0), np.max(seen, axis=0)
+    assert (
+        (low >= (100, 50)).all()
+        and (low < (120, 60)).all()
+        and (high <= (300, 150)).all()
+        and (high > (280, 140)).all()
+    )
+    white = painted_sample((50, 50), np.array([[0, 0, 50, 50]]))
+    image = WideMosaic((100, 200), Geometry()).apply([white] * 4, layout).image
+    assert set(np.unique(image[..., 0])) == {114, 255}  # grey where there is no source

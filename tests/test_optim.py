@@ -164,3 +164,29 @@ def test_an_optimiser_goes_on_from_its_state():
     again.load_state_dict(optimizer.state_dict())
     set_learning_rate(again, 0.2)
     assert [group["lr"] for group in again.param_groups] == [group["lr"] for group in optimizer.param_groups]
+
+
+def test_two_steps_of_nesterovs_momentum_by_hand():
+    network = Layers()
+    bias = network.layers[1].bias
+    optimizer = make_optimizer(network, Net(learning_rate=0.1, momentum=0.9), "nesterov")
+    with torch.no_grad():
+        bias.fill_(2)
+    for _ in range(2):
+        bias.grad = torch.ones_like(bias)
+        optimizer.step()
+    # u = 1, step 1 + .9 * 1 = 1.9; u = .9 + 1 = 1.9, step 1 + .9 * 1.9 = 2.71; 2 - .1 * (1.9 + 2.71)
+    torch.testing.assert_close(bias.detach(), torch.full_like(bias, 1.539))
+
+
+def test_the_decay_of_adamw_is_apart_from_the_gradient():
+    network = Layers()
+    weight, bias = network.layers[1].weight, network.layers[1].bias
+    optimizer = make_optimizer(network, Net(learning_rate=0.1, decay=0.5, batch=4, adam=True, eps=0.01), "adamw")
+    with torch.no_grad():
+        weight.fill_(2), bias.fill_(2)
+    weight.grad, bias.grad = torch.full_like(weight, 0.03), torch.full_like(bias, 0.03)
+    optimizer.step()
+    # first step: m^ = .03, sqrt(v^) = .03: .1 * .03 / (.03 + .01) = .075; the weight loses .1 * .5 of itself before
+    torch.testing.assert_close(bias.detach(), torch.full_like(bias, 1.925))
+    torch.testing.assert_close(weight.detach(), torch.full_like(weight, 2 * 0.95 - 0.075))

@@ -142,3 +142,15 @@ def test_the_plan_is_one_the_cfg_takes(images: int) -> None:
     net = with_net(config, **plan.keys).net
     assert net.max_batches == int(plan.keys["max_batches"])
     assert net.policy == "sgdr" and net.sgdr_cycle == net.max_batches if images < 10_000 else net.policy == "steps"
+
+
+def test_a_rate_for_another_batch() -> None:
+    cosine = dataclasses.replace(COCO, learning_rate=0.01, learning_rate_min=0.0001, policy="sgdr", steps=())
+    plan = plan_training(cosine, 200, given={"policy", "learning_rate"}, nominal_batch=64)
+    # batches of 8: an eighth
+    assert (plan.keys["learning_rate"], plan.keys["learning_rate_min"]) == ("0.00125", "1.25e-05")
+    assert "learning rate 0.00125: 0.01 is meant for batches of 64, these are of 8" in plan.notes
+    # where the policy is chosen here, the cosine starts from the scaled rate
+    assert plan_training(COCO, 200, nominal_batch=16).keys["learning_rate_min"] == "6.5e-06"
+    assert "learning_rate" not in plan_training(cosine, 200, given={"policy"}, nominal_batch=8).keys
+    assert plan_training(COCO, 117_266, nominal_batch=128).keys["learning_rate"] == "0.00065"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.cfg_edit import with_activation, with_classes, with_net, with_size
+from utils.cfg_edit import with_activation, with_classes, with_net, with_size, with_yolo
 from utils.cfg_layers import Section, Unsupported
 from utils.cfg_net import Net
 from utils.cfg_options import Options
@@ -26,6 +26,7 @@ __all__ = [
     "with_classes",
     "with_net",
     "with_size",
+    "with_yolo",
 ]
 
 CFG_FOLDER = Path(__file__).resolve().parents[1] / "cfg"

@@ -56,6 +56,12 @@ def with_net(config: Config, **values: Any) -> Config:
     return dataclasses.replace(config, net=_changed(config, config.net, **values))
 
 
+def with_yolo(config: Config, **values: Any) -> Config:
+    """Other values in every ``[yolo]``, typed or as the text of a flag."""
+    layers = (_changed(config, layer, **values) if type(layer) is Yolo else layer for layer in config.layers)
+    return dataclasses.replace(config, layers=tuple(layers))
+
+
 def with_activation(config: Config, name: str) -> Config:
     """The network with activation ``name`` in every batch-normalised convolution, and in shortcuts with an activation.
 

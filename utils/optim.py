@@ -89,19 +89,27 @@ def parameter_groups(network: nn.Module, decay: float, *, decay_all: bool = Fals
     ]
 
 
-def make_optimizer(network: nn.Module, net: Net) -> torch.optim.Optimizer:
-    """Darknet's SGD with momentum, or its Adam with ``adam=1``.
+def make_optimizer(network: nn.Module, net: Net, kind: str = "cfg") -> torch.optim.Optimizer:
+    """An optimiser for the loss summed over the images of a batch and divided by ``net.batch``.
 
-    The loss to step on is the sum over the images of a batch divided by ``net.batch``. torch's fused kernels are
-    left alone: on a CPU they read a gradient of another memory format than its weight in the wrong order, in silence.
+    torch's fused kernels are left alone: on a CPU they read a gradient of another memory format than its weight in
+    the wrong order, in silence.
+
+    Args:
+        kind: "cfg" is Darknet's SGD with momentum, or its Adam with ``adam=1``; "nesterov" is SGD with Nesterov's
+            momentum; "adamw" is Adam whose decay is apart from the gradient (arXiv 1711.05101), with ``B1``, ``B2``
+            and ``eps``.
     """
     rate = net.learning_rate
-    groups = parameter_groups(network, net.decay, decay_all=net.adam)
-    if net.adam:
+    adam = kind == "cfg" and net.adam
+    groups = parameter_groups(network, net.decay, decay_all=adam)
+    if adam:
         # Darknet's Adam sees the sum over the batch; its eps is meant for gradients that much larger
         optimizer = torch.optim.Adam(groups, lr=rate, betas=(net.B1, net.B2), eps=net.eps / net.batch)
+    elif kind == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=rate, betas=(net.B1, net.B2), eps=net.eps)
     else:
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=net.momentum)
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=net.momentum, nesterov=kind == "nesterov")
     set_learning_rate(optimizer, rate)
     return optimizer
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.errors import InputError, UsageError
+from utils.recipes import RECIPES, apply_recipe
 
 # what may differ when a run goes on; everything else decides what it computes
 _FREE_ON_RESUME = {
@@ -37,6 +38,7 @@ def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
         args.set = dict(_assignment(text) for text in args.set)
         if args.cfg is None:
             raise UsageError("train.py: --cfg is needed, for example --cfg yolov4-tiny-mish.cfg")
+        apply_recipe(args)
         return args
     return _resumed(parser, argv, args.resume)
 
@@ -53,6 +55,8 @@ def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path)
     if not file.is_file():
         raise InputError(f"{folder}: no run to resume (wanted a folder of train.py with args.json and last.pt)")
     saved = _saved_flags(parser, file)
+    saved.set = dict(saved.set)
+    apply_recipe(saved)  # for flags that are younger than the run
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
@@ -118,11 +122,30 @@ def _add_length_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--loss", choices=("darknet",), default="darknet")
+    group.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default="darknet",
+        help="defaults of all that follows, see docs/training.md (default %(default)s)",
+    )
+    group.add_argument("--loss", choices=("darknet", "scaled", "simota"), help="which predictions learn what")
+    group.add_argument(
+        "--optimizer", choices=("cfg", "nesterov", "adamw"), help="cfg: SGD with momentum, or Adam where it says adam=1"
+    )
+    group.add_argument(
+        "--nominal-batch",
+        type=cli.whole_number,
+        metavar="N",
+        help="learning_rate is meant for batches of N images and scaled to those of the run (0: is not scaled)",
+    )
     group.add_argument("--batch", type=cli.positive_int, help="images for one optimiser step (default: the cfg's)")
     group.add_argument("--subdivisions", type=cli.positive_int, help="parts a batch is computed in, to save memory")
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any [net] key, e.g. learning_rate=0.001"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any [net] key, e.g. learning_rate=0.001, or yolo.KEY=VALUE for every [yolo]",
     )
     group.add_argument(
         "--freeze", type=cli.whole_number, default=0, metavar="N", help="keep the first N layers as they are"
@@ -137,13 +160,31 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mosaic", type=cli.fraction, help="share of mosaics (default: one half where the cfg says mosaic=1)"
     )
+    group.add_argument("--mixup", type=cli.fraction, help="share of images that are the mean of two")
     group.add_argument(
-        "--close-mosaic", type=cli.fraction, default=0.1, metavar="SHARE", help="last part without mosaic (default .1)"
+        "--copy-paste", type=cli.fraction, metavar="SHARE", help="share of images that get objects of another"
     )
+    group.add_argument(
+        "--close-mosaic", type=cli.fraction, metavar="SHARE", help="last part without these three (default .1)"
+    )
+    group.add_argument("--scale", type=cli.fraction, metavar="S", help="enlarge by 1 - S to 1 + S")
+    group.add_argument("--translate", type=cli.fraction, metavar="T", help="move by up to T of the side")
+    group.add_argument("--shear", type=_degrees, metavar="DEGREES", help="slant by up to so many degrees, either way")
     group.add_argument(
         "--photometric", metavar="default|none|FILE", default="none", help="extra colour augmentation: albumentations"
     )
     group.add_argument("--no-scan", dest="scan", action="store_false", help="do not check the images before training")
+
+
+def _degrees(text: str) -> float:
+    """An angle from 0 to 60."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an angle from 0 to 60 degrees")
+    return value
 
 
 def _assignment(text: str) -> tuple[str, str]:

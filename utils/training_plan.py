@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 SMALL_DATASET = 10_000  # images; below, the schedule of a COCO cfg does not fit
 SMALL_BATCH = 8
@@ -33,6 +33,7 @@ class Schedule:
     learning_rate: float
     policy: str
     steps: tuple[int, ...]
+    learning_rate_min: float = 0.00001
 
 
 @dataclass
@@ -56,6 +57,7 @@ def plan_training(
     epochs: int | None = None,
     iterations: int | None = None,
     bytes_per_image: float = 0.0,
+    nominal_batch: int = 0,
 ) -> Plan:
     """Choose batch and schedule for ``images`` training images.
 
@@ -65,6 +67,7 @@ def plan_training(
         given: [net] keys the user gave; they are never changed.
         epochs, iterations: the user's length of training, at most one of them.
         bytes_per_image: memory that training needs for each image of a mini-batch.
+        nominal_batch: the batch that the learning rates of ``cfg`` are meant for; 0 is whatever comes.
     """
     plan = Plan()
     small = images < SMALL_DATASET
@@ -81,6 +84,7 @@ def plan_training(
             f"{total:,} iterations of {batch} images: {rounds:.1f} epochs (cfg: {cfg.max_batches:,})", max_batches=total
         )
     _choose_warm_up(plan, cfg, total, given)
+    cfg = _scale_rate(plan, cfg, batch, nominal_batch)
     _choose_policy(plan, cfg, total, small, given)
     return plan
 
@@ -117,6 +121,19 @@ def _choose_warm_up(plan: Plan, cfg: Schedule, total: int, given: Collection[str
     warm_up = min(cfg.burn_in, max(1, wanted))
     if "burn_in" not in given and warm_up < cfg.burn_in:
         plan.set(f"warm-up of {warm_up} iterations (cfg: {cfg.burn_in:,})", burn_in=warm_up)
+
+
+def _scale_rate(plan: Plan, cfg: Schedule, batch: int, nominal: int) -> Schedule:
+    """The rates in proportion to the batch (arXiv 1706.02677, section 2.1)."""
+    if nominal in (0, batch):
+        return cfg
+    rate, least = (value * batch / nominal for value in (cfg.learning_rate, cfg.learning_rate_min))
+    plan.set(
+        f"learning rate {rate:g}: {cfg.learning_rate:g} is meant for batches of {nominal}, these are of {batch}",
+        learning_rate=f"{rate:.6g}",
+        learning_rate_min=f"{least:.6g}",
+    )
+    return replace(cfg, learning_rate=rate, learning_rate_min=least)
 
 
 def _choose_policy(plan: Plan, cfg: Schedule, total: int, small: bool, given: Collection[str]) -> None:
