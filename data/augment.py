@@ -18,6 +18,7 @@ from utils.cfg_net import Net
 from utils.structures import Sample, Size
 
 _DARKNET_MIX = 0.5  # Darknet tosses a coin before each mosaic or mixup
+_MIXUP, _MOSAIC = 1, 3  # Darknet's numbers for them
 
 
 class Samples(Protocol):
@@ -89,9 +90,8 @@ class Augmentation:
             exposure=net.exposure,
             blur=net.blur,
             gaussian_noise=net.gaussian_noise,
-            mosaic=_DARKNET_MIX * net.mosaic if mosaic is None else mosaic,
-            # mosaic=1 switches mixup off in Darknet; cutmix is for classifiers
-            mixup=_DARKNET_MIX * (net.mixup == 1 and not net.mosaic) if mixup is None else mixup,
+            mosaic=_DARKNET_MIX * (mixing_mode(net) == _MOSAIC) if mosaic is None else mosaic,
+            mixup=_DARKNET_MIX * (mixing_mode(net) == _MIXUP) if mixup is None else mixup,
             copy_paste=copy_paste,
             mosaic_bound=net.mosaic_bound if mosaic_bound is None else mosaic_bound,
             affine=affine,
@@ -115,6 +115,18 @@ class Augmentation:
         if self.close_at is None or minibatch < self.close_at:
             return self
         return replace(self, mosaic=0.0, mixup=0.0, copy_paste=0.0)
+
+
+def mixing_mode(net: Net) -> int:
+    """How Darknet's detectors mix images: 0 not at all, 1 mixup, 3 mosaic.
+
+    ``mixup`` is the mode, 2 being cutmix and 4 cutmix or mosaic; the keys ``cutmix`` and ``mosaic`` override it. As
+    cutmix is for classifiers, a detector makes of 2 none and of 4 mosaic.
+    """
+    if net.mosaic:
+        return _MOSAIC
+    mode = 2 if net.cutmix else net.mixup
+    return {2: 0, 4: _MOSAIC}.get(mode, mode)
 
 
 def augmented_sample(

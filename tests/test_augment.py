@@ -23,7 +23,7 @@ EVERYTHING = Augmentation(
 def net(**keys: object) -> SimpleNamespace:
     """A [net] section with only the keys that matter here, at Darknet's defaults."""
     defaults = dict(letter_box=False, flip=True, hue=0.0, saturation=1.0, exposure=1.0, blur=0, gaussian_noise=0)
-    return SimpleNamespace(**(defaults | dict(mosaic=False, mixup=0, mosaic_bound=False) | keys))
+    return SimpleNamespace(**(defaults | dict(mosaic=False, mixup=0, cutmix=False, mosaic_bound=False) | keys))
 
 
 YOLO = SimpleNamespace(jitter=0.3, resize=1.5, max=90)
@@ -78,7 +78,18 @@ def test_a_random_choice_of_at_most_max_boxes() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "mosaic", "mixup"),
-    [({}, 0, 0), ({"mosaic": True}, 0.5, 0), ({"mixup": 1}, 0, 0.5), ({"mosaic": True, "mixup": 1}, 0.5, 0)],
+    [
+        ({}, 0, 0),
+        ({"mosaic": True}, 0.5, 0),
+        ({"mixup": 1}, 0, 0.5),
+        ({"mosaic": True, "mixup": 1}, 0.5, 0),
+        ({"mixup": 2}, 0, 0),
+        ({"mixup": 3}, 0.5, 0),
+        ({"mixup": 4}, 0.5, 0),
+        ({"mixup": 1, "cutmix": True}, 0, 0),
+        ({"mixup": 3, "cutmix": True}, 0, 0),
+        ({"mosaic": True, "cutmix": True}, 0.5, 0),
+    ],
 )
 def test_cfg_tosses_a_coin_before_each_mix(keys: dict, mosaic: float, mixup: float) -> None:
     augmentation = Augmentation.from_config(net(**keys), YOLO)
