@@ -15,7 +15,7 @@ from data.photometric import load_photometric
 from data.sample import ensure_sample
 from data.scan import scan
 from utils.cfg import Config
-from utils.cfg_heads import Yolo
+from utils.cfg_heads import Region, Yolo
 from utils.names import read_names
 from utils.structures import Batch
 
@@ -81,7 +81,7 @@ def training_batches(
         cache: see `data.cache.open_cache`.
     """
     net = config.net
-    head = next(section for section in reversed(config.layers) if isinstance(section, Yolo))  # it rules the whole net
+    head = next(section for section in reversed(config.layers) if isinstance(section, Yolo | Region))  # it rules all
     total = net.max_batches * net.subdivisions
     augmentation = Augmentation.from_config(
         net,

@@ -83,13 +83,15 @@ class Darknet(nn.Module):
             images: float (B, C, H, W) in [0, 1].
 
         Returns:
-            float32, whatever the precision inside: the raw head maps (B, A*E, GH, GW) in cfg order; for a classifier
-            one tensor, the logits (B, K) that its [softmax] would get.
+            float32, whatever the precision inside: the raw head maps (B, A*E, GH, GW) in cfg order, in training with
+            the embeddings that [contrastive] layers read among them; for a classifier one tensor, the logits (B, K)
+            that its [softmax] would get.
         """
         self._check(images)
         frozen = self._begin_training_pass() if self.training else 0
+        wanted = self.graph.heads + (self.graph.embeddings if self.training else ())
         alive: dict[int, Tensor] = {}
-        heads: list[Tensor] = []
+        raws: list[Tensor] = []
         x = images.to(self.dtype)
         for index, layer in enumerate(self.layers):
             node = self.graph.nodes[index]
@@ -102,12 +104,12 @@ class Darknet(nn.Module):
             del sources
             if node.section.onlyforward:
                 x = x.detach()
-            if index in self.graph.heads:
-                heads.append(x)
+            if index in wanted:
+                raws.append(x.float())
             elif index == self.graph.output and not self.graph.heads:
                 return [x.flatten(1).float()]
             self._keep(index, x, alive)
-        return heads
+        return raws
 
     def _keep(self, index: int, x: Tensor, alive: dict[int, Tensor]) -> None:
         """Hold on to a layer's output if a later layer reads it; let go of what this layer read last."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from models.shapes import MisfitError, Node, Shape, measure
 from utils.cfg import Config
-from utils.cfg_heads import Region, Yolo
+from utils.cfg_heads import Contrastive, GaussianYolo, Region, Yolo
 from utils.cfg_layers import Convolutional, Cost, Route, Sam, ScaleChannels, Section, Shortcut, Softmax, Unsupported
 from utils.errors import CfgError
 
@@ -24,12 +24,14 @@ class Graph:
     Attributes:
         nodes: one a layer.
         heads: indices of the detection heads; empty for a classifier.
+        embeddings: indices of the [contrastive] layers that belong to a head; only training reads what they put out.
         last_use: the last layer that reads each layer's output (itself where none does).
         output: the layer whose output a network without heads returns: the input of its last [softmax], or the end.
     """
 
     nodes: tuple[Node, ...]
     heads: tuple[int, ...]
+    embeddings: tuple[int, ...]
     last_use: tuple[int, ...]
     output: int
 
@@ -97,6 +99,8 @@ def _node(index: int, section: Section, inputs: Shape, nodes: list[Node]) -> Nod
     node = Node(index, section, inputs, sources, tuple(nodes[source].outputs for source in sources))
     if isinstance(section, Convolutional) and section.share_index is not None:
         _check_shared(section, node, nodes[absolute(index, section.share_index)])
+    if isinstance(section, Contrastive) and section.yolo_layer is not None:
+        _check_embeddings(section, node, nodes[absolute(index, section.yolo_layer)])
     found = measure(section, node)
     return replace(node, outputs=found.outputs, parameters=found.parameters, operations=found.operations)
 
@@ -126,6 +130,19 @@ def _check_shared(section: Convolutional, node: Node, other: Node) -> None:
         )
 
 
+def _check_embeddings(section: Contrastive, node: Node, head: Node) -> None:
+    """What a [contrastive] layer reads must hold an embedding for each prediction of its head."""
+    if not isinstance(head.section, Yolo) or isinstance(head.section, GaussianYolo):
+        raise MisfitError(f"yolo_layer={section.yolo_layer} is a [{head.section.kind}] (wanted a [yolo])")
+    anchors = len(head.section.mask)
+    if node.inputs[0] % anchors or node.inputs[1:] != head.outputs[1:]:
+        channels, height, width = node.inputs
+        raise MisfitError(
+            f"reads {channels} channels of {height}x{width} (wanted a multiple of the {anchors} anchors of layer "
+            f"{head.index}, {head.outputs[1]}x{head.outputs[2]})"
+        )
+
+
 def _check_budget(parameters: int, activations: int) -> None:
     if parameters > MAX_PARAMETERS:
         raise MisfitError(f"brings the network to {parameters:,} parameters (wanted at most {MAX_PARAMETERS:,})")
@@ -139,6 +156,9 @@ def _too_many(activations: int) -> str:
 
 def _graph(config: Config, nodes: tuple[Node, ...]) -> Graph:
     heads = tuple(node.index for node in nodes if isinstance(node.section, HEADS))
+    embeddings = tuple(
+        node.index for node in nodes if isinstance(node.section, Contrastive) and node.section.yolo_layer is not None
+    )
     if len({nodes[head].section.classes for head in heads}) > 1:
         counts = ", ".join(str(nodes[head].section.classes) for head in heads)
         raise CfgError(f"{config.where(nodes[heads[-1]].section)} the heads have {counts} classes (wanted the same)")
@@ -146,7 +166,7 @@ def _graph(config: Config, nodes: tuple[Node, ...]) -> Graph:
     for node in nodes:
         for source in node.sources:
             last_use[source] = node.index
-    return Graph(nodes, heads, tuple(last_use), _output(nodes))
+    return Graph(nodes, heads, embeddings, tuple(last_use), _output(nodes))
 
 
 def _output(nodes: tuple[Node, ...]) -> int:

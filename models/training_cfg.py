@@ -8,8 +8,7 @@ import math
 
 from models.graph import plan
 from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size, with_yolo
-from utils.cfg_heads import GaussianYolo, Region
-from utils.errors import CfgError, UsageError
+from utils.errors import UsageError
 from utils.training_plan import Schedule, plan_training
 
 _BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
@@ -36,9 +35,6 @@ def read_cfg(args: argparse.Namespace) -> Config:
 def adapt_heads(config: Config, classes: int, source: str) -> Config:
     """The cfg with its heads made for the ``classes`` of the data set ``source``."""
     adapted = with_classes(config, classes)
-    unfit = next((layer for layer in adapted.layers if isinstance(layer, Region | GaussianYolo)), None)
-    if unfit is not None:
-        raise CfgError(f"{config.where(unfit)}: cannot be trained here (wanted [yolo] heads)")
     if adapted != config:
         print(f"{config.source}: heads adapted to the {classes} classes of {source}")
     return adapted

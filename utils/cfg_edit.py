@@ -38,6 +38,11 @@ def with_classes(config: Config, classes: int) -> Config:
             raise CfgError(
                 f"{config.where(head)}: wanted a [convolutional] just before it, whose filters fit the classes"
             )
+        if isinstance(head, Region) and head.tree and classes != head.classes:
+            raise CfgError(
+                f"{config.where(head)} tree={shown(head.tree)} has classes={head.classes}, not {classes} "
+                "(wanted data with the classes of the tree; take tree out for others)"
+            )
         # Counts of the old classes say nothing about the new ones.
         forget = {"counters_per_class": None} if isinstance(head, Yolo) and classes != head.classes else {}
         layers[index] = _changed(config, head, classes=classes, **forget)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.losses.darknet import DarknetLoss, Losses
+from models.losses.darknet import Losses
+from models.losses.mixture import darknet_loss
 from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
 from utils.structures import Targets
@@ -19,7 +20,7 @@ def make_criterion(network: Darknet, name: str = "darknet") -> Criterion:
     """The loss ``name`` for the heads of ``network``: the raw heads and the truth of a mini-batch to `Losses`."""
     match name:
         case "darknet":
-            return DarknetLoss(network.heads)
+            return darknet_loss(network)
         case "scaled":
             return ScaledLoss(network.heads)
         case "simota":
