@@ -10,10 +10,11 @@ from data.augment import Augmentation
 from data.cache import open_cache
 from data.dataset import Dataset, load_dataset
 from data.loader import train_loader
-from data.multi_scale import DynamicMinibatch, MultiScale
+from data.multi_scale import DynamicMinibatch, FixedMinibatch, MultiScale
 from data.photometric import load_photometric
 from data.sample import ensure_sample
 from data.scan import scan
+from data.share import Share, check_divisible
 from utils.cfg import Config
 from utils.cfg_heads import Region, Yolo
 from utils.names import read_names
@@ -69,6 +70,8 @@ def training_batches(
     affine: Affine = NO_MOTION,
     photometric: str = "none",
     cache: str | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterable[Batch]:
     """The mini-batches from iteration ``start`` to the cfg's last, each a pure function of the seed and its number.
 
@@ -79,8 +82,13 @@ def training_batches(
         affine: how each picture is moved.
         photometric: see `data.photometric.load_photometric`.
         cache: see `data.cache.open_cache`.
+        rank, ranks: of several processes that train together, which this is: it gets its share of each mini-batch.
+
+    Raises:
+        UsageError: a batch that does not divide among ``ranks``.
     """
     net = config.net
+    check_divisible(net, ranks)
     head = next(section for section in reversed(config.layers) if isinstance(section, Yolo | Region))  # it rules all
     total = net.max_batches * net.subdivisions
     augmentation = Augmentation.from_config(
@@ -102,6 +110,7 @@ def training_batches(
         max_batches=net.max_batches,
     )
     batch = net.batch // net.subdivisions
+    positions = DynamicMinibatch(batch, sizes, total) if net.dynamic_minibatch else FixedMinibatch(batch)
     images, note = open_cache(cache, dataset)
     if note:
         print(note)
@@ -115,5 +124,5 @@ def training_batches(
         seed=seed,
         workers=workers,
         cache=images,
-        positions=DynamicMinibatch(batch, sizes, total) if net.dynamic_minibatch else None,
+        positions=Share(positions, rank, ranks),
     )

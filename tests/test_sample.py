@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from data import sample, sample_pool
 from data.dataset import load_dataset
-from data.sample import NAMES, ensure_sample, is_sample, make_sample
-from data.sample_clip import _rolled, draw_frame, render_clip
-from data.sample_objects import CLASSES
-from data.sample_picture import draw_picture
-from data.sample_render import Thing, composite, cover, shade
-from data.sample_scene import MAX_HIDDEN, MIN_SIDE, box_of, covers_of, draw_scene, render, unhidden, without_hidden
+from data.sample import NAMES, ensure_sample, is_sample, make, make_sample, pool
+from data.sample import __main__ as script
+from data.sample.clip import _rolled, draw_frame, render_clip
+from data.sample.objects import CLASSES
+from data.sample.picture import draw_picture
+from data.sample.render import Thing, composite, cover, shade
+from data.sample.scene import MAX_HIDDEN, MIN_SIDE, box_of, covers_of, draw_scene, render, unhidden, without_hidden
 from utils.errors import EnvironmentFault, UsageError
 from utils.keyed_random import keyed_rng
 
@@ -133,9 +133,9 @@ def test_the_same_bytes_again_other_bytes_with_another_seed(drawn: Path, tmp_pat
 
 
 def test_processes_draw_the_same_bytes_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_pool, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(pool, "_WORTH_PROCESSES", 0)
     draw, keys = partial(draw_picture, (48, 64), 0), [(0, index) for index in range(6)]
-    assert list(sample_pool.in_order(draw, keys, 2, None)) == list(map(draw, keys))
+    assert list(pool.in_order(draw, keys, 2, None)) == list(map(draw, keys))
 
 
 def test_ensure_draws_once_and_again_for_another_version(
@@ -147,14 +147,14 @@ def test_ensure_draws_once_and_again_for_another_version(
         calls.append(folder)
         return folder
 
-    monkeypatch.setattr(sample, "make_sample", fake)
+    monkeypatch.setattr(make, "make_sample", fake)
     assert ensure_sample(tmp_path) == tmp_path / "sample"
     (tmp_path / "sample").mkdir()
-    recipe = {"version": sample.VERSION, "seed": 0, "train": 300, "val": 60, "size": [320, 416]}
+    recipe = {"version": make.VERSION, "seed": 0, "train": 300, "val": 60, "size": [320, 416]}
     (tmp_path / "sample" / "sample.json").write_text(json.dumps(recipe))
     ensure_sample(tmp_path)
     assert len(calls) == 1
-    monkeypatch.setattr(sample, "VERSION", sample.VERSION + 1)
+    monkeypatch.setattr(make, "VERSION", make.VERSION + 1)
     ensure_sample(tmp_path)
     (tmp_path / "sample" / "sample.json").write_text("{half a")
     ensure_sample(tmp_path)
@@ -176,7 +176,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
     old = make_sample(tmp_path / "sample", train=1, val=1, size=(48, 64), progress=False)
     before = contents(old)
-    monkeypatch.setattr(sample, "draw_picture", broken)
+    monkeypatch.setattr(make, "draw_picture", broken)
     with pytest.raises(KeyboardInterrupt):
         make_sample(tmp_path / "sample", train=3, val=1, size=(48, 64), progress=False)
     assert contents(old) == before
@@ -244,10 +244,10 @@ def test_frames_do_not_depend_on_the_frames_before() -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sample.main(["--out", str(tmp_path / "s"), "--train", "1", "--val", "1", "--seed", "3"])
+    script.main(["--out", str(tmp_path / "s"), "--train", "1", "--val", "1", "--seed", "3"])
     assert f"sample: 1 + 1 images in {tmp_path / 's'}" in capsys.readouterr().out
     stamp = (tmp_path / "s" / "sample.json").stat().st_mtime_ns
-    sample.main(["--out", str(tmp_path / "s"), "--train", "1", "--val", "1", "--seed", "3"])
+    script.main(["--out", str(tmp_path / "s"), "--train", "1", "--val", "1", "--seed", "3"])
     assert (tmp_path / "s" / "sample.json").stat().st_mtime_ns == stamp
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.sample_lens import blurred, defocused, photograph
-from data.sample_textures import BACKDROPS, GROUNDS, PANORAMA, TILE, noise
+from data.sample.lens import blurred, defocused, photograph
+from data.sample.textures import BACKDROPS, GROUNDS, PANORAMA, TILE, noise
 from utils.keyed_random import keyed_rng
 
 

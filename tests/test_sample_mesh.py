@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.sample_mesh import Mesh, dot, join, normalized, revolve, rotation, rounded_box, transform, tube
-from data.sample_objects import CLASSES, CLUTTER
+from data.sample.mesh import Mesh, dot, join, normalized, revolve, rotation, rounded_box, transform, tube
+from data.sample.objects import CLASSES, CLUTTER
 from utils.keyed_random import keyed_rng
 
 

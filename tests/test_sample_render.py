@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.sample_camera import Camera, Window
-from data.sample_mesh import Mesh, rounded_box
-from data.sample_objects import CLASSES, Model, pose
-from data.sample_render import Light, Thing, composite, cover, shade, shadow
+from data.sample.camera import Camera, Window
+from data.sample.mesh import Mesh, rounded_box
+from data.sample.objects import CLASSES, Model, pose
+from data.sample.render import Light, Thing, composite, cover, shade, shadow
 from utils.keyed_random import keyed_rng
 
 SIZE = (160, 200)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from data.sample_camera import NEAR, Camera
-from data.sample_lens import defocused
-from data.sample_mesh import normalized, rotation
-from data.sample_objects import CLASSES, CLUTTER, Rng, linear, pose
-from data.sample_render import Cover, Light, Thing, composite, cover, shade, shadow
-from data.sample_textures import BACKDROPS, GROUNDS, PANORAMA, TILE, noise, sky
+from data.sample.camera import NEAR, Camera
+from data.sample.lens import defocused
+from data.sample.mesh import normalized, rotation
+from data.sample.objects import CLASSES, CLUTTER, Rng, linear, pose
+from data.sample.render import Cover, Light, Thing, composite, cover, shade, shadow
+from data.sample.textures import BACKDROPS, GROUNDS, PANORAMA, TILE, noise, sky
 
 if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
     from utils.structures import Size

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data.sample_lens import blurred
-from data.sample_objects import Rng, linear
+from data.sample.lens import blurred
+from data.sample.objects import Rng, linear
 
 TILE = 512  # pixels along a side of a ground texture, which repeats
 _AXIS = np.arange(TILE, dtype=np.float32)

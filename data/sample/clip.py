@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sample_camera import Camera
-from data.sample_lens import photograph
-from data.sample_mesh import normalized, rotation
-from data.sample_objects import CLASSES, CLUTTER
-from data.sample_pool import in_order
-from data.sample_render import Thing
-from data.sample_scene import Scene, covers_of, draw_stage, place, render
+from data.sample.camera import Camera
+from data.sample.lens import photograph
+from data.sample.mesh import normalized, rotation
+from data.sample.objects import CLASSES, CLUTTER
+from data.sample.pool import in_order
+from data.sample.render import Thing
+from data.sample.scene import Scene, covers_of, draw_stage, place, render
 from utils.keyed_random import keyed_rng
 from utils.video import VideoWriter
 

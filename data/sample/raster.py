@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.sample_camera import Camera, Window
-from data.sample_mesh import Mesh, dot
+from data.sample.camera import Camera, Window
+from data.sample.mesh import Mesh, dot
 
 _SHIFT = 4  # fractional bits of cv2's polygon corners
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from data.sample_lens import photograph
-from data.sample_scene import draw_scene, render, without_hidden
+from data.sample.lens import photograph
+from data.sample.scene import draw_scene, render, without_hidden
 from utils.keyed_random import keyed_rng
 
 if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without

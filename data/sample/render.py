@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from data.sample_camera import NEAR, Camera, Window
-from data.sample_lens import blurred
-from data.sample_mesh import Mesh, dot, normalized, transform
-from data.sample_objects import Model
-from data.sample_raster import barycentric, counter_clockwise, fill, planes_of, rasterize
+from data.sample.camera import NEAR, Camera, Window
+from data.sample.lens import blurred
+from data.sample.mesh import Mesh, dot, normalized, transform
+from data.sample.objects import Model
+from data.sample.raster import barycentric, counter_clockwise, fill, planes_of, rasterize
 
 if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
     from utils.structures import Size

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data.sample_mesh import Mesh, join, normalized, revolve, rotation, rounded_box, transform, tube
+from data.sample.mesh import Mesh, join, normalized, revolve, rotation, rounded_box, transform, tube
 
 # points (N, 3) in the object's own frame, parts (N,) -> linear RGB (N, 3), gloss (N,) in [0, 1]
 Paint = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -1,28 +1,21 @@
-"""The built-in sample: a few hundred drawn photographs in COCO form, and a clip, so that nothing need be downloaded.
-
-python -m data.sample --out datasets/sample
-python -m data.sample --clip clip.mp4
-"""
+"""The folder of the sample data set: drawn once, complete or absent, known again by its recipe."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.sample_clip import render_clip
-from data.sample_objects import CLASSES
-from data.sample_picture import VERSION, draw_picture
-from data.sample_pool import in_order
+from data.sample.objects import CLASSES
+from data.sample.picture import VERSION, draw_picture
+from data.sample.pool import in_order
 from utils.atomic import disk_fault
-from utils.cli import Parser, positive_int, run, whole_number
 from utils.errors import EnvironmentFault, UsageError
 from utils.structures import Size
 
@@ -108,7 +101,7 @@ def _write_split(draft: Path, split: str, size: Size, drawn: Iterable[tuple[byte
 
 def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "info": {"description": "built-in sample, drawn by data/sample.py", "version": str(VERSION)},
+        "info": {"description": "built-in sample, drawn by data/sample", "version": str(VERSION)},
         "categories": [{"id": index + 1, "name": name} for index, name in enumerate(NAMES)],
         "images": images,
         "annotations": annotations,
@@ -148,27 +141,3 @@ def _put_in_place(draft: Path, folder: Path) -> None:
         if _read_recipe(folder) != _read_recipe(draft):
             raise  # else another process drew the same and was quicker
     shutil.rmtree(old, ignore_errors=True)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw what the flags ask for and say where it is."""
-    parser = Parser(prog="python -m data.sample", description="Draw the sample data set, or a clip of such scenes.")
-    parser.add_argument("--out", type=Path, help="folder of the data set (default datasets/sample, without --clip)")
-    parser.add_argument("--clip", type=Path, metavar="FILE", help="draw a clip into this .mp4")
-    parser.add_argument("--train", type=positive_int, default=300, help="training images (default %(default)s)")
-    parser.add_argument("--val", type=positive_int, default=60, help="validation images (default %(default)s)")
-    parser.add_argument("--seconds", type=positive_int, default=6, help="length of the clip (default %(default)s)")
-    parser.add_argument("--seed", type=whole_number, default=0, help="other scenes (default %(default)s)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    args: argparse.Namespace = parser.parse_args(argv)
-    if args.clip:
-        print(f"clip: {render_clip(args.clip, seconds=args.seconds, seed=args.seed, progress=True)}")
-    if args.out or not args.clip:
-        folder = args.out or Path("datasets/sample")
-        if not is_sample(folder, train=args.train, val=args.val, seed=args.seed):
-            make_sample(folder, train=args.train, val=args.val, seed=args.seed)
-        print(f"sample: {args.train} + {args.val} images in {folder}; python train.py --data {folder}")
-
-
-if __name__ == "__main__":
-    run(main)

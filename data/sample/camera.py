@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.sample_mesh import rotation
+from data.sample.mesh import rotation
 
 if TYPE_CHECKING:  # utils.structures imports torch, which the drawing processes can do without
     from utils.structures import Size
