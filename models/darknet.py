@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.batch_norm import CrossMiniBatchNorm2d
 from models.build import build_layer
+from models.excitation import AssistedExcitation
 from models.graph import Graph, plan
 from models.layers import ConvolutionalLayer
 from models.layers_pointwise import DropBlockLayer
@@ -20,7 +21,7 @@ from models.yolo_head import DetectionHead
 from utils.cfg import Config
 from utils.cfg_layers import Connected
 from utils.image import network_input, read_image
-from utils.structures import Detections, Size
+from utils.structures import Detections, Size, Targets
 
 DETECT_BATCH = 8  # images ``detect`` runs at a time
 
@@ -76,11 +77,12 @@ class Darknet(nn.Module):
         computing = (module for module in self.modules() if isinstance(module, nn.Conv2d | nn.Linear))
         return next((module.weight.dtype for module in computing), torch.float32)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, targets: Targets | None = None) -> list[Tensor]:
         """Run the network; an activation lives only until the last layer that reads it.
 
         Args:
             images: float (B, C, H, W) in [0, 1].
+            targets: the truth, which ``assisted_excitation`` goes by in training; without it nothing is excited.
 
         Returns:
             float32, whatever the precision inside: the raw head maps (B, A*E, GH, GW) in cfg order, in training with
@@ -88,7 +90,7 @@ class Darknet(nn.Module):
             that its [softmax] would get.
         """
         self._check(images)
-        frozen = self._begin_training_pass() if self.training else 0
+        frozen = self._begin_training_pass(images, targets) if self.training else 0
         wanted = self.graph.heads + (self.graph.embeddings if self.training else ())
         alive: dict[int, Tensor] = {}
         raws: list[Tensor] = []
@@ -135,12 +137,14 @@ class Darknet(nn.Module):
                 wanted += f" or multiples of {steps[0]}x{steps[1]}"
             raise ValueError(f"network: got images of height x width {height}x{width} (wanted {wanted})")
 
-    def _begin_training_pass(self) -> int:
-        """Tell DropBlock how much of the training is over; return how many of the first layers are frozen now."""
-        iteration = self.seen // self.config.net.batch
+    def _begin_training_pass(self, images: Tensor, targets: Targets | None) -> int:
+        """Tell layers how much of the training is over; return how many of the first layers are frozen now."""
+        iteration, max_batches = self.seen // self.config.net.batch, self.config.net.max_batches
         for module in self.modules():
             if isinstance(module, DropBlockLayer):
-                module.progress = iteration / max(1, self.config.net.max_batches)
+                module.progress = iteration / max(1, max_batches)
+            elif isinstance(module, AssistedExcitation):
+                module.begin(iteration, max_batches, targets, tuple(images.shape[2:]))
         until = (i + 1 for i, section in enumerate(self.config.layers) if iteration < section.stopbackward)
         return max(self._frozen_layers, max(until, default=0))
 

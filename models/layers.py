@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.activations import activate_
 from models.batch_norm import batch_norm
+from models.excitation import AssistedExcitation
 from models.layers_pooling import Blur
 from models.ops import batch_norm_act, bias_act, native
 from models.shapes import Node, Shape
@@ -67,7 +68,7 @@ def straight_through(value: Tensor, source: Tensor) -> Tensor:
 
 
 class ConvolutionalLayer(nn.Module):
-    """[convolutional]: convolution, batch norm or bias, activation, and the blur of ``antialiasing``.
+    """[convolutional]: convolution, batch norm or bias, activation, excitation, and the blur of ``antialiasing``.
 
     Args:
         node: the place in the graph.
@@ -95,11 +96,14 @@ class ConvolutionalLayer(nn.Module):
         self.bn = batch_norm(section.filters, cross_mini_batch=section.batch_normalize == 2) if normalized else None
         if shared is not None:
             self.conv.weight, self.conv.bias, self.bn = shared.conv.weight, shared.conv.bias, shared.bn
+        self.excitation = AssistedExcitation(section.assisted_excitation) if section.assisted_excitation else None
         self.blur = Blur(section.antialiasing, strides) if section.antialiasing else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, filters, H', W')."""
         x = normalize_and_activate(self.conv(x), self.bn, self.activation)
+        if self.training and self.excitation is not None:
+            x = self.excitation(x)
         return x if self.blur is None else self.blur(x)
 
     def darknet_parameters(self) -> NamedTensors:

@@ -88,7 +88,6 @@ def _convolutional(section: Convolutional, node: Node) -> Measure:
             f"dilation={section.dilation} with size={section.size} wants padding={(section.size - 1) / 2:g}"
         )
     for key in (
-        "assisted_excitation",
         "coordconv",
         "reverse",
         "sway",

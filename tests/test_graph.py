@@ -118,7 +118,7 @@ def test_dilation_wants_the_padding_that_keeps_the_size() -> None:
 
 
 def test_keys_no_published_network_uses() -> None:
-    refused(NET + "[convolutional]\nassisted_excitation=1\n", "assisted_excitation=1 is not supported")
+    refused(NET + "[convolutional]\ncoordconv=1\n", "coordconv=1 is not supported")
     refused(NET + "[reorg]\nstride=2\nreverse=1\n", r"\[reorg\] reverse=1 is not supported")
 
 
