@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
             sums = dict.fromkeys(LOSS_TERMS, 0.0)
             for batch in batches:
                 with autocast(device, dtype):
-                    raws = network(to_input(batch.images, device))
+                    raws = network(to_input(batch.images, device), batch.targets)
                 losses = criterion(raws, batch.targets)
                 terms = loss_terms(losses)
                 check_loss(terms, state.iteration, batch.names)
