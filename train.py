@@ -24,9 +24,12 @@ from data.dataset import Dataset
 from data.fingerprint import check_same_data, fingerprint
 from data.training_data import find_data, load_splits, training_batches
 from eval import evaluate_network, write_json
+from models.adversarial import SelfAdversary
 from models.darknet import Darknet
+from models.dropblock import add_dropblock
 from models.losses.criterion import make_criterion
 from models.losses.darknet import Losses
+from models.losses.rejection import LabelRejection
 from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg
 from models.transfer import expect_background, freeze, load_pretrained
 from models.weights import save_darknet_weights
@@ -37,9 +40,10 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
 from utils.divergence import check_gradient, check_loss
 from utils.due import Due
-from utils.ema import Ema
+from utils.ema import make_ema
 from utils.errors import UsageError
 from utils.image import write_image
+from utils.layer_updates import LayerUpdates, drop_not_finite, freeze_weights_beside_batch_norm
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.results_plot import plot_results
 from utils.run_folder import lock_folder, new_run_folder
@@ -51,7 +55,6 @@ from utils.training_pictures import batch_picture, detections_picture
 from utils.training_state import TrainingState
 
 LOSS_TERMS = ("loss", "box", "objectness", "classes")
-EMA_SHARE = 0.02  # of a run; the average of the weights looks back so far
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,12 +88,18 @@ def main(argv: Sequence[str]) -> None:
         (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
         network.to(device, memory_format=torch.channels_last).train()
         freeze(network, args.freeze)
-        criterion = make_criterion(network, args.loss)
+        freeze_weights_beside_batch_norm(network)
+        if args.dropblock:
+            add_dropblock(network, args.dropblock, args.dropblock_side)
+        adversary = SelfAdversary(network, seed=args.seed)
+        updates = LayerUpdates(network)
+        criterion = LabelRejection(make_criterion(network, args.loss), network)
         state = TrainingState(
             network=network,
-            ema=Ema(network, decay=1 - 1 / (EMA_SHARE * net.max_batches + 1), ramp=EMA_SHARE * net.max_batches),
+            ema=make_ema(args.ema, network, net),
             optimizer=make_optimizer(network, net, args.optimizer),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            criterion=criterion,
         )
         if saved:
             state.restore(saved, f"{folder}/last.pt")
@@ -118,16 +127,18 @@ def main(argv: Sequence[str]) -> None:
             rate = learning_rate(net, state.iteration + 1, seed=args.seed)
             set_learning_rate(state.optimizer, rate)
             network.seen = state.iteration * net.batch
+            step_images = sum(len(batch.images) for batch in batches)
             sums = dict.fromkeys(LOSS_TERMS, 0.0)
-            for batch in batches:
+            for part, batch in enumerate(batches):
                 with autocast(device, dtype):
-                    raws = network(to_input(batch.images, device), batch.targets)
+                    images = adversary(to_input(batch.images, device), state.iteration, part)
+                    raws = network(images, batch.targets)
                 losses = criterion(raws, batch.targets)
                 terms = loss_terms(losses)
                 check_loss(terms, state.iteration, batch.names)
-                state.scaler.scale(losses.total / net.batch).backward()
-                sums = {name: sums[name] + terms[name].item() / net.batch for name in sums}
-            step(state, args.clip_gradient, batches)
+                state.scaler.scale(losses.total / step_images).backward()
+                sums = {name: sums[name] + terms[name].item() / step_images for name in sums}
+            step(state, updates, args.clip_gradient, batches)
             log.step(state.iteration, sums, rate)
 
             if state.iteration == 1:
@@ -177,14 +188,19 @@ def loss_terms(losses: Losses) -> dict[str, Tensor]:
     return {name: losses.total if name == "loss" else getattr(losses, name) for name in LOSS_TERMS}
 
 
-def step(state: TrainingState, clip_norm: float | None, batches: Sequence[Batch]) -> None:
+def step(state: TrainingState, updates: LayerUpdates, clip_norm: float | None, batches: Sequence[Batch]) -> None:
     """One optimiser step from the gradients gathered of ``batches``."""
+    parameters = list(state.network.parameters())
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), math.inf if clip_norm is None else clip_norm)
+    if state.network.config.net.try_fix_nan:
+        drop_not_finite(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
     if not state.scaler.is_enabled():  # a scaler skips such a step and scales less
         check_gradient(norm, state.iteration, [name for batch in batches for name in batch.names])
+    updates.before(state.iteration + 1)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    updates.after()
     state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.network)
     state.iteration += 1

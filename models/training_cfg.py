@@ -8,6 +8,8 @@ import math
 
 from models.graph import plan
 from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size, with_yolo
+from utils.cfg_effect import keys_without_effect
+from utils.cfg_layers import Convolutional
 from utils.errors import UsageError
 from utils.training_plan import Schedule, plan_training
 
@@ -24,12 +26,40 @@ def read_cfg(args: argparse.Namespace) -> Config:
         given["subdivisions"] = math.gcd(args.batch, config.net.subdivisions)
     if args.letterbox is not None:
         given["letter_box"] = args.letterbox
+    if args.sat is not None:
+        given["adversarial_lr"] = args.sat
     heads = {key.removeprefix("yolo."): value for key, value in args.set.items() if key.startswith("yolo.")}
     net = {key: value for key, value in args.set.items() if not key.startswith("yolo.")}
     config = with_yolo(with_net(config, **{**net, **given}), **heads)
     if args.size:
         config = with_size(config, args.size)
-    return with_activation(config, args.activation) if args.activation else config
+    if args.activation:
+        config = with_activation(config, args.activation)
+    if args.cbn:
+        config = with_cross_batch_norm(config)
+    warn_of_keys(config, args.ema)
+    return config
+
+
+def warn_of_keys(config: Config, ema: str) -> None:
+    """Print a line for each [net] key that the run will pass over."""
+    lines = list(keys_without_effect(config))
+    if config.net.ema_alpha and ema != "darknet":
+        lines.append(
+            f"{config.where(config.net)} ema_alpha={config.net.ema_alpha:g} has no effect with --ema {ema}; "
+            "--ema darknet averages as Darknet does"
+        )
+    for line in lines:
+        print(f"warning: {line}")
+
+
+def with_cross_batch_norm(config: Config) -> Config:
+    """The network with ``batch_normalize=2`` wherever a convolution has batch norm."""
+    layers = (
+        layer.with_values(batch_normalize=2) if isinstance(layer, Convolutional) and layer.batch_normalize else layer
+        for layer in config.layers
+    )
+    return dataclasses.replace(config, layers=tuple(layers))
 
 
 def adapt_heads(config: Config, classes: int, source: str) -> Config:

@@ -158,3 +158,5 @@ def test_averages_by_name():
     assert off.module_state()["0.weight"].item() == network[0].weight.item()
     with pytest.raises(UsageError, match="--ema darknet: the cfg has ema_alpha=0; add --set ema_alpha=0.9998"):
         make_ema("darknet", network, Net())
+    with pytest.raises(UsageError, match="which of 2000 leaves none; give --iterations of more than 2000"):
+        make_ema("darknet", network, Net(max_batches=2000, ema_alpha=0.9))

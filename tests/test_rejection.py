@@ -91,3 +91,12 @@ def test_a_head_without_deltas_is_left_alone() -> None:
     reject = rejection("equidistant_point=1")
     assert torch.equal(reject.thinned(torch.zeros(3), 50), torch.zeros(3))
     assert reject.rolling.mean == 0
+
+
+def test_what_is_remembered_goes_into_a_checkpoint() -> None:
+    first, second = rejection("num_sigmas_reject_badlabels=2"), rejection("num_sigmas_reject_badlabels=2")
+    first.thinned(torch.randn(50), 90)
+    second.load_state_dict(first.state_dict())
+    delta = torch.randn(50)
+    assert torch.equal(first.thinned(delta, 91), second.thinned(delta, 91))
+    assert first.state_dict() == second.state_dict() and first.state_dict()["mean"] > 0

@@ -107,3 +107,12 @@ def test_broken_flags_of_a_run(run: Path, content: str) -> None:
     (run / "args.json").write_text(content)
     with pytest.raises(InputError, match=r"args\.json: not the flags of a run \(.*\); start a new run with --weights"):
         parse_train_flags(["--resume", str(run)])
+
+
+def test_regularisation_is_off_unless_asked_for() -> None:
+    args = parse_train_flags(["--cfg", "a"])
+    assert (args.sat, args.cbn, args.dropblock, args.dropblock_side, args.ema) == (None, False, 0, 7, "modern")
+    args = parse_train_flags(
+        ["--cfg", "a", "--sat", "1", "--cbn", "--dropblock", ".1", "--dropblock-side", "5", "--ema", "darknet"]
+    )
+    assert (args.sat, args.cbn, args.dropblock, args.dropblock_side, args.ema) == (1, True, 0.1, 5, "darknet")

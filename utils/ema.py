@@ -116,7 +116,7 @@ def make_ema(kind: str, network: nn.Module, net: Net) -> Ema:
     """The average a training keeps: ``modern``, ``darknet`` or, with ``off``, the weights themselves.
 
     Raises:
-        UsageError: ``darknet`` where the cfg gives no ``ema_alpha``.
+        UsageError: ``darknet`` where the cfg gives no ``ema_alpha``, or for a training too short to average in.
     """
     if kind == "modern":
         return Ema(network, decay=1 - 1 / (_SHARE * net.max_batches + 1), ramp=_SHARE * net.max_batches)
@@ -124,6 +124,11 @@ def make_ema(kind: str, network: nn.Module, net: Net) -> Ema:
         return Ema(network, decay=0.0, ramp=0)
     if not 0 < net.ema_alpha < 1:
         raise UsageError(f"--ema darknet: the cfg has ema_alpha={net.ema_alpha:g}; add --set ema_alpha=0.9998")
+    if net.max_batches <= 2 * _LAST_ITERATIONS:
+        raise UsageError(
+            f"--ema darknet: averages from half of the training to {_LAST_ITERATIONS} iterations before its end, which "
+            f"of {net.max_batches} leaves none; give --iterations of more than {2 * _LAST_ITERATIONS}, or --ema modern"
+        )
     return DarknetEma(network, alpha=net.ema_alpha, max_batches=net.max_batches)
 
 

@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     _add_length_flags(parser)
     _add_training_flags(parser)
+    _add_regularisation_flags(parser)
     _add_data_flags(parser)
     cli.add_device_flags(parser)
     return parser
@@ -152,6 +153,31 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--clip-gradient", type=float, metavar="NORM", help="largest gradient norm")
     group.add_argument("--seed", type=cli.whole_number, default=0)
+    group.add_argument(
+        "--ema",
+        choices=("modern", "darknet", "off"),
+        default="modern",
+        help="the average of the weights that is evaluated and saved (darknet: as [net] ema_alpha says)",
+    )
+
+
+def _add_regularisation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("YOLOv4's regularisation")
+    group.add_argument(
+        "--sat",
+        type=float,
+        metavar="LR",
+        help="self-adversarial training, for example 1 ([net] adversarial_lr)",
+    )
+    group.add_argument(
+        "--cbn", action="store_true", help="batch statistics gather over the subdivisions of a step (batch_normalize=2)"
+    )
+    group.add_argument(
+        "--dropblock", type=cli.fraction, default=0.0, metavar="P", help="drop blocks before each head, for example .1"
+    )
+    group.add_argument(
+        "--dropblock-side", type=cli.positive_int, default=7, metavar="N", help="cells of a block (default %(default)s)"
+    )
 
 
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:

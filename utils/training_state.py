@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -35,6 +35,13 @@ class Best:
         return True
 
 
+class Resumable(Protocol):
+    """What remembers something from step to step, as plain tensors and numbers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 @dataclass
 class TrainingState:
     """What changes while a network is trained.
@@ -49,6 +56,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     iteration: int = 0  # optimiser steps done
     best: Best = field(default_factory=Best)
+    criterion: Resumable | None = None  # a loss that remembers
 
     def check_finite(self) -> None:
         """Look for NaN and infinity in weights and batch norm statistics.
@@ -71,6 +79,7 @@ class TrainingState:
             "ema_state": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "criterion": self.criterion.state_dict() if self.criterion else {},
             "iteration": self.iteration,
             "best": vars(self.best).copy(),
             "rng": torch.get_rng_state(),
@@ -87,6 +96,8 @@ class TrainingState:
             self.ema.load_state_dict(saved["ema_state"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
+            if self.criterion:
+                self.criterion.load_state_dict(saved["criterion"])
             self.iteration = saved["iteration"]
             self.best = Best(**saved["best"])
             torch.set_rng_state(saved["rng"])

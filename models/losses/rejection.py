@@ -64,6 +64,14 @@ class LabelRejection:
         carrier = torch.stack([(raw * gradient).sum() for raw, gradient in zip(raws, kept, strict=True)]).sum()
         return dataclasses.replace(losses, total=losses.total.detach() + carrier - carrier.detach())
 
+    def state_dict(self) -> dict[str, float]:
+        """What is remembered from step to step."""
+        return vars(self.rolling).copy()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over what `state_dict` gave, in place."""
+        self.rolling = RollingDelta(**state)
+
     def thinned(self, delta: Tensor, iteration: int) -> Tensor:
         """``delta`` of one head, of any shape and sign, with zeros for what is not to be learned."""
         sizes = delta.abs()
