@@ -57,3 +57,9 @@ def test_changed_keys_follow() -> None:
 
 def test_a_classifier_may_use_the_classifiers_keys() -> None:
     assert lines("angle=7\ncutmix=1\naspect=.75\nmixup=4", CLASSIFIER) == []
+
+
+def test_a_classifier_is_told_of_the_detectors_keys() -> None:
+    (line,) = lines("adversarial_lr=1", CLASSIFIER)
+    assert line == "my.cfg:1: [net] adversarial_lr=1 has no effect: for detectors only"
+    assert lines("adversarial_lr=1\ndynamic_minibatch=1\ngaussian_noise=9\nmosaic_bound=1") == []

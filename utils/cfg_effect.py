@@ -8,6 +8,7 @@ from utils.cfg_heads import Region, Yolo
 from utils.cfg_sections import Config
 
 _RECURRENT = "for recurrent networks and tracking, which are not trained here"
+_DETECTORS = "for detectors only"
 _CLASSIFIERS = "for classifiers only, as in Darknet"
 _MEMORY = "chooses how Darknet uses a GPU, not what it computes"
 _DISPLAY = "only shows something in Darknet"
@@ -34,13 +35,24 @@ _WITHOUT_EFFECT_ON_DETECTORS = {
     "cutmix": _CLASSIFIERS,
     "label_smooth_eps": f"{_CLASSIFIERS}; detectors have it in [yolo]",
 }
+_WITHOUT_EFFECT_ON_CLASSIFIERS = dict.fromkeys(
+    (
+        "adversarial_lr",
+        "badlabels_rejection_percentage",
+        "dynamic_minibatch",
+        "equidistant_point",
+        "gaussian_noise",
+        "mosaic_bound",
+        "num_sigmas_reject_badlabels",
+    ),
+    _DETECTORS,
+)
 
 
 def keys_without_effect(config: Config) -> Iterator[str]:
     """A line for each key of ``[net]`` whose value is not its default and that changes nothing here."""
-    keys = dict(_WITHOUT_EFFECT)
-    if any(isinstance(layer, Yolo | Region) for layer in config.layers):
-        keys |= _WITHOUT_EFFECT_ON_DETECTORS
+    detects = any(isinstance(layer, Yolo | Region) for layer in config.layers)
+    keys = _WITHOUT_EFFECT | (_WITHOUT_EFFECT_ON_DETECTORS if detects else _WITHOUT_EFFECT_ON_CLASSIFIERS)
     net = config.net
     default = type(net)(width=net.width, height=net.height, channels=net.channels, subdivisions=1)
     for key, reason in keys.items():
@@ -48,5 +60,5 @@ def keys_without_effect(config: Config) -> Iterator[str]:
         if net.value(key) != usual:
             kind = net.keys()[key].metadata["kind"]
             yield f"{config.where(net)} {key}={kind.format(net.value(key))} has no effect: {reason}"
-    if net.mixup in (2, 4) and "cutmix" in keys:
+    if net.mixup in (2, 4) and detects:
         yield f"{config.where(net)} mixup={net.mixup} asks for cutmix, which has no effect: {_CLASSIFIERS}"
