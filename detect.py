@@ -27,7 +27,8 @@ from data.live import LiveStream
 from data.sources import Source, open_sources
 from models import describe_network, load_network
 from models.detector import Detector
-from utils.cfg import with_size
+from utils.cfg import Config, with_size
+from utils.cfg_classifier import is_classifier
 from utils.cli import Parser, add_device_flags, add_network_flags, add_threshold_flags, positive_int, run
 from utils.detection_files import Add, Stems, crops, csv_report, file_name, json_report, yolo_labels
 from utils.device import precision_name, resolve_precision, select_device
@@ -50,8 +51,14 @@ LIVE_TICK = Fraction(1, 1000)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run detection as the command line says."""
     args = parse_args(argv)
+    config, own_names = described(args)
+    if is_classifier(config):
+        import classify  # it brings what training needs, which nobody waits for here
+
+        classify.guess_from_flags(args, config, own_names)
+        return
     with StopRequest() as stop:
-        job = Job(args, *load_detector(args), stop)
+        job = Job(args, *load_detector(args, config, own_names), stop)
         sources = open_sources(args.source, stopping=job.stopping)
         folder = output_folder(args, sources)
         try:
@@ -185,19 +192,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_detector(args: argparse.Namespace) -> tuple[Detector, str, tuple[str, ...]]:
-    """The detector, the name of its cfg and the names of its classes."""
+def described(args: argparse.Namespace) -> tuple[Config, Sequence[str] | None]:
+    """The cfg for the input size, and the names of the classes where the weights bring them."""
     if args.weights is None:
         raise UsageError("detect.py needs --weights: a Darknet .weights file (with its --cfg), or a .pt of train.py")
-    device = select_device(args.device)
     config, names = describe_network(args.cfg, args.weights)
-    if args.size is not None:
-        config = with_size(config, args.size)
+    return config if args.size is None else with_size(config, args.size), names
+
+
+def load_detector(
+    args: argparse.Namespace, config: Config, own_names: Sequence[str] | None
+) -> tuple[Detector, str, tuple[str, ...]]:
+    """The detector, the name of its cfg and the names of its classes."""
+    device = select_device(args.device)
     precision = precision_name(resolve_precision(args.precision, device))
     network = load_network(config, args.weights, device, precision)
     if not network.heads:
-        raise UsageError(f"{config.source}: a classifier finds no boxes (wanted a network with a [yolo] section)")
-    names = class_names(args.names, names, network.num_classes, str(args.weights))
+        raise UsageError(
+            f"{config.source}: finds no boxes (wanted a [yolo] section, or for classes a closing [softmax])"
+        )
+    names = class_names(args.names, own_names, network.num_classes, str(args.weights))
     detector = Detector(
         network=network,
         device=device,

@@ -29,6 +29,7 @@ from utils import cli
 from utils.atomic import atomic_write
 from utils.box_table import BoxTable, detection_table, truth_table
 from utils.cfg import with_size
+from utils.cfg_classifier import is_classifier
 from utils.coco_eval import CocoMetrics, coco_results, evaluate_tables
 from utils.coco_files import read_tables
 from utils.confusion import confusion_matrix, match_images
@@ -84,9 +85,14 @@ def main(argv: Sequence[str]) -> None:
             write_json(args.json, metrics.as_dict())
         return
     device = select_device(args.device)
-    config, _ = describe_network(args.cfg, args.weights)
+    config, own_names = describe_network(args.cfg, args.weights)
     if args.size is not None:
         config = with_size(config, args.size)
+    if is_classifier(config):
+        import classify  # late: it is made of parts of this script
+
+        classify.measure_from_flags(args, config, own_names)
+        return
     network = load_network(config, args.weights, device, args.precision)
     dataset, protocol = load_classes(args, network), PROTOCOLS[args.protocol]
     evaluation = evaluate_network(

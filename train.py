@@ -36,6 +36,7 @@ from models.weights import save_darknet_weights
 from utils import cli
 from utils.atomic import remove_temporaries
 from utils.cfg import Config, format_cfg, load_cfg, parse_cfg
+from utils.cfg_classifier import is_classifier
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
 from utils.divergence import check_gradient, check_loss
@@ -67,6 +68,11 @@ def main(argv: Sequence[str]) -> None:
     if args.weights:
         Path(args.weights).stat()  # a missing file is better known before all images are looked at
     config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else read_cfg(args)
+    if is_classifier(config):
+        import classify  # late: its loop is made of the parts of this script
+
+        classify.train(args, config, saved)
+        return
     args.data = find_data(args.data)
     train_set, val_set = load_splits(args.data, names=args.names, check=args.scan, workers=args.workers)
     config = adapt_heads(config, len(train_set.names), train_set.source)
@@ -249,10 +255,17 @@ def evaluate(
     picture = detections_picture(val_set.records, evaluation.detections, val_set.names)
     log.picture("detections", picture, state.iteration)
     if state.best.update(state.iteration, metrics.ap50, metrics.ap):
-        weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}
-        save_checkpoint(folder / "best.pt", {**about, **weights})
-        save_darknet_weights(network, folder / "best.weights")
-        write_json(folder / "best.json", evaluation.metrics.as_dict())
+        save_best(state, network, about, metrics.as_dict(), folder)
+
+
+def save_best(
+    state: TrainingState, network: Darknet, about: dict[str, Any], metrics: dict[str, Any], folder: Path
+) -> None:
+    """Write best.pt, best.weights and what was measured of them, best.json."""
+    weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}
+    save_checkpoint(folder / "best.pt", {**about, **weights})
+    save_darknet_weights(network, folder / "best.weights")
+    write_json(folder / "best.json", metrics)
 
 
 def description(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -276,7 +289,7 @@ def out_of_patience(args: argparse.Namespace, state: TrainingState, log: RunLog)
     """Whether ``--patience`` evaluations went by without a better one."""
     if args.patience is None or state.best.evaluations_since < args.patience:
         return False
-    log.note(f"no better AP50 in {args.patience} evaluations: stopping early")
+    log.note(f"none of the last {args.patience} evaluations was better: stopping early")
     return True
 
 

@@ -11,7 +11,7 @@ from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net,
 from utils.cfg_effect import keys_without_effect
 from utils.cfg_layers import Convolutional
 from utils.errors import UsageError
-from utils.training_plan import Schedule, plan_training
+from utils.training_plan import SMALL_BATCH, Schedule, plan_training
 
 _BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
 
@@ -70,8 +70,12 @@ def adapt_heads(config: Config, classes: int, source: str) -> Config:
     return adapted
 
 
-def fit_schedule(args: argparse.Namespace, config: Config, images: int) -> Config:
-    """The cfg with batch and schedule for so many training images; every change is printed."""
+def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small_batch: int = SMALL_BATCH) -> Config:
+    """The cfg with batch and schedule for so many training images; every change is printed.
+
+    Args:
+        small_batch: the batch where there are few images.
+    """
     net = config.net
     given = set(args.set) | {key for key in ("batch", "subdivisions") if getattr(args, key)}
     schedule = Schedule(**{field.name: getattr(net, field.name) for field in dataclasses.fields(Schedule)})
@@ -83,6 +87,7 @@ def fit_schedule(args: argparse.Namespace, config: Config, images: int) -> Confi
         iterations=args.iterations,
         bytes_per_image=_BYTES_PER_ACTIVATION * plan(config).activations,
         nominal_batch=args.nominal_batch,
+        small_batch=small_batch,
     )
     print(f"{images:,} training images:", *planned.notes, sep="\n  ")
     config = with_net(config, **planned.keys)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.classifier import adapt_classes
-from models.losses.classification import classification_loss
+from models.losses.classification import ClassificationLoss
 from utils.cfg import load_cfg, parse_cfg
 from utils.errors import CfgError
 
@@ -21,7 +21,7 @@ def test_cross_entropy_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3)]]).repeat(2, 1)
     truth = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
     wanted = (math.log(4) + math.log(4 / 3)) / 2 + math.log(4 / 3)
-    assert classification_loss(logits, truth).item() == pytest.approx(wanted)
+    assert ClassificationLoss()(logits, truth).item() == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -29,7 +29,7 @@ def test_the_gradient_is_darknets(temperature: float) -> None:
     """delta = truth - p, whatever the temperature."""
     logits = torch.randn(4, 6, requires_grad=True)
     truth = torch.rand(4, 6).softmax(1)
-    classification_loss(logits, truth, temperature).backward()
+    ClassificationLoss(temperature)(logits, truth).backward()
     torch.testing.assert_close(logits.grad, (logits.detach() / temperature).softmax(1) - truth)
 
 

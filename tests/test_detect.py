@@ -222,12 +222,11 @@ def test_one_line_and_a_code(
     assert len(errors) == 1 and message in errors[0]
 
 
-def test_a_classifier_is_refused(run: Run, files: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = CFG.split("[yolo]")[0] + "[avgpool]\n\n[softmax]\n"
-    (here / "classifier.cfg").write_text(cfg)
-    flags = ("--cfg", "classifier.cfg", "--weights", "net.weights")
+def test_a_network_without_a_head_is_refused(run: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "backbone.cfg").write_text(CFG.split("[yolo]")[0])
+    flags = ("--cfg", "backbone.cfg", "--weights", "net.weights")
     assert run("--source", "pics/a.png", network=flags) == 2
-    assert "a classifier finds no boxes" in capsys.readouterr().err
+    assert "backbone.cfg: finds no boxes (wanted a [yolo] section, or for classes" in capsys.readouterr().err
 
 
 def test_names_of_the_wrong_number(run: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

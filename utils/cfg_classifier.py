@@ -16,6 +16,11 @@ def is_classifier(config: Config) -> bool:
     return isinstance(closing, Softmax) and not any(isinstance(layer, Yolo | Region) for layer in config.layers)
 
 
+def closing_softmax(config: Config) -> Softmax:
+    """The [softmax] at the end of a classifier."""
+    return next(layer for layer in reversed(config.layers) if isinstance(layer, Softmax))
+
+
 def class_layer(config: Config) -> int:
     """The index of a classifier's last layer with weights, whose outputs are the classes.
 
@@ -40,7 +45,7 @@ def check_trainable(config: Config) -> None:
     Raises:
         CfgError: the input is no RGB image, or the [softmax] is over anything but the classes.
     """
-    softmax = next(layer for layer in reversed(config.layers) if isinstance(layer, Softmax))
+    softmax = closing_softmax(config)
     faults = {
         f"groups={softmax.groups}": softmax.groups != 1,
         f"tree={softmax.tree}": softmax.tree is not None,

@@ -25,7 +25,7 @@ def check_loss(terms: Mapping[str, Tensor], iteration: int, names: Sequence[str]
     """
     if not torch.isfinite(terms["loss"]):
         parts = ", ".join(f"{name} {term.item():.3g}" for name, term in terms.items() if name != "loss")
-        raise _diverged(iteration, f"the loss is {terms['loss'].item()} ({parts})", names)
+        raise _diverged(iteration, f"the loss is {terms['loss'].item()}" + (f" ({parts})" if parts else ""), names)
 
 
 def check_gradient(norm: Tensor, iteration: int, names: Sequence[str]) -> None:

@@ -117,7 +117,7 @@ def _add_length_flags(parser: argparse.ArgumentParser) -> None:
         "--save-interval", type=cli.positive_int, metavar="N", help="save every N iterations (default: 5 minutes)"
     )
     group.add_argument(
-        "--patience", type=cli.positive_int, metavar="N", help="stop after N evaluations without a better AP50"
+        "--patience", type=cli.positive_int, metavar="N", help="stop after N evaluations without a better one"
     )
 
 

@@ -58,6 +58,7 @@ def plan_training(
     iterations: int | None = None,
     bytes_per_image: float = 0.0,
     nominal_batch: int = 0,
+    small_batch: int = SMALL_BATCH,
 ) -> Plan:
     """Choose batch and schedule for ``images`` training images.
 
@@ -68,13 +69,14 @@ def plan_training(
         epochs, iterations: the user's length of training, at most one of them.
         bytes_per_image: memory that training needs for each image of a mini-batch.
         nominal_batch: the batch that the learning rates of ``cfg`` are meant for; 0 is whatever comes.
+        small_batch: the largest that is chosen for a small data set.
     """
     plan = Plan()
     small = images < SMALL_DATASET
     batch = cfg.batch
     parts = cfg.subdivisions if "subdivisions" in given else 1
-    if small and "batch" not in given and batch > SMALL_BATCH:
-        batch = parts * math.ceil(SMALL_BATCH / parts)
+    if small and "batch" not in given and batch > small_batch:
+        batch = parts * math.ceil(small_batch / parts)
         plan.set(f"batch {batch} for more updates an epoch (cfg: {cfg.batch})", batch=batch)
     _choose_subdivisions(plan, cfg, batch, small, given, bytes_per_image)
     total = _iterations(cfg, images, batch, given, epochs, iterations)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def classification_loss(logits: Tensor, truth: Tensor, temperature: float = 1.0) -> Tensor:
+class ClassificationLoss(nn.Module):
     """Cross-entropy over the classes, summed over the images (forward_softmax_layer).
 
     With a temperature T Darknet's gradient stays ``softmax(logits / T) - truth``, that of T times the cross-entropy.
 
     Args:
-        logits: float32 (B, K), what [softmax] gets.
-        truth: float32 (B, K), how much of each class an image shows; rows sum to 1.
         temperature: of the [softmax].
     """
-    return temperature * F.cross_entropy(logits / temperature, truth, reduction="sum")
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """The loss of float32 (B, K) logits, what [softmax] gets, for (B, K) shares of the classes, rows of sum 1."""
+        return self.temperature * F.cross_entropy(logits / self.temperature, truth, reduction="sum")

@@ -1,0 +1,326 @@
+"""Train, measure and use classifiers: networks that end in [softmax]. The other scripts hand over to this one.
+
+python train.py  --cfg csdarknet53.cfg --data DIR                  DIR/train/CLASS/*.jpg, DIR/val/CLASS/*.jpg
+python eval.py   --weights runs/train/csdarknet53/best.pt --data DIR
+python detect.py --weights runs/train/csdarknet53/best.pt --source photo.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.dataset import Dataset
+from data.fingerprint import check_same_data
+from data.labelled import load_labelled
+from data.labelled_augment import LabelledAugmentation
+from data.labelled_loader import central_batches, central_input, labelled_batches, load_labelled_splits
+from data.photometric import load_photometric
+from data.sources import open_sources
+from eval import Speed, Stopwatch, write_json
+from models import load_network
+from models.classifier import adapt_classes
+from models.darknet import Darknet
+from models.losses.classification import ClassificationLoss
+from models.training_cfg import fit_schedule, lengthened
+from models.transfer import freeze
+from train import (
+    averaged_network,
+    begin_run,
+    description,
+    finish,
+    in_steps,
+    out_of_patience,
+    save_best,
+    save_last,
+    step,
+    to_input,
+)
+from utils.atomic import remove_temporaries
+from utils.cfg import Config, load_cfg
+from utils.cfg_classifier import closing_softmax
+from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
+from utils.divergence import check_loss
+from utils.due import Due
+from utils.ema import make_ema
+from utils.errors import InputError, UsageError
+from utils.image import printable
+from utils.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
+from utils.names import check_names, default_names, read_names
+from utils.optim import learning_rate, make_optimizer, set_learning_rate
+from utils.run_folder import lock_folder, new_run_folder
+from utils.runlog import RunLog, cut_metrics
+from utils.signals import StopRequest
+from utils.topk import TopK, TopKCounter
+from utils.training_state import TrainingState
+
+SMALL_BATCH = 32  # images for a step where there are few; 8, as for detectors, are few labels to learn from
+EVAL_BATCH = 32
+GUESSES = 5  # classes named for a picture
+_BOXES_ONLY = ("letterbox", "mixup", "copy_paste", "scale", "translate", "shear", "sat", "dropblock")
+_BOXES_ONLY += ("save_results", "save_voc", "plots", "csv", "save_txt", "save_crops", "view", "classes")
+
+
+def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None) -> None:
+    """Run the training of a classifier to its last table.
+
+    Args:
+        args: the flags of train.py.
+        config: the cfg with the flags applied, or that of the run to go on with.
+        saved: the checkpoint of that run.
+    """
+    refuse_flags(args)
+    if args.loss != "darknet":
+        raise UsageError(f"--loss {args.loss}: a classifier learns by cross-entropy; drop the flag")
+    if args.data is None:
+        raise UsageError("--data is needed: a folder with train/CLASS/ and val/CLASS/, or a .data file with labels=")
+    device = select_device(args.device)
+    dtype = resolve_precision(args.precision, device, training=True)
+    make_repeatable(args.seed, device)
+    train_set, val_set = load_labelled_splits(args.data, names=args.names, check=args.scan, workers=args.workers)
+    config = adapt_classes(config, len(train_set.names), train_set.source)
+    if saved:
+        config = lengthened(config, len(train_set), epochs=args.epochs, iterations=args.iterations)
+    else:
+        if "learning_rate" not in args.set:  # the cfg's is meant for the cfg's batch
+            args.nominal_batch = args.nominal_batch or load_cfg(args.cfg).net.batch
+        config = fit_schedule(args, config, len(train_set), small_batch=SMALL_BATCH)
+    net, about = config.net, description(config, train_set)
+    folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    with lock_folder(folder), StopRequest() as stop, ExitStack() as closing:
+        remove_temporaries(folder)
+        network = Darknet(config)
+        if saved:
+            check_same_data(saved.get("data"), about["data"], folder)
+        else:
+            begin_run(args, network, folder)
+        (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
+        network.to(device, memory_format=torch.channels_last).train()
+        freeze(network, args.freeze)
+        freeze_weights_beside_batch_norm(network)
+        updates = LayerUpdates(network)
+        criterion = ClassificationLoss(closing_softmax(config).temperature)
+        state = TrainingState(
+            network=network,
+            ema=make_ema(args.ema, network, net),
+            optimizer=make_optimizer(network, net, args.optimizer),
+            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            criterion=criterion,
+        )
+        if saved:
+            state.restore(saved, f"{folder}/last.pt")
+        cut_metrics(folder / "metrics.jsonl", state.iteration)
+        loader = labelled_batches(
+            train_set,
+            augmentation_of(args, config),
+            batch=net.batch // net.subdivisions,
+            size=network.size,
+            start=state.iteration * net.subdivisions,
+            stop=net.max_batches * net.subdivisions,
+            seed=args.seed,
+            workers=args.workers,
+            cache=args.cache,
+        )
+        log = RunLog(folder, start=state.iteration, total=net.max_batches, images_per_iteration=net.batch)
+        closing.callback(log.close)
+        due = Due(net.max_batches, evaluate_every=args.eval_interval, save_every=args.save_interval)
+        print(f"training on {device} in {precision_name(dtype)}: {len(train_set):,} images, into {folder}", flush=True)
+
+        for batches in in_steps(loader, net.subdivisions):
+            rate = learning_rate(net, state.iteration + 1, seed=args.seed)
+            set_learning_rate(state.optimizer, rate)
+            network.seen = state.iteration * net.batch
+            total = 0.0
+            for batch in batches:
+                with autocast(device, dtype):
+                    (logits,) = network(to_input(batch.images, device))
+                loss = criterion(logits, batch.truth.to(device))
+                check_loss({"loss": loss}, state.iteration, batch.names)
+                state.scaler.scale(loss / net.batch).backward()
+                total += loss.item() / net.batch
+            step(state, updates, args.clip_gradient, batches)
+            log.step(state.iteration, {"loss": total}, rate)
+
+            if due.evaluation(state.iteration):
+                evaluate(args, state, about, val_set, folder, log)
+            stopping = stop.signal is not None or out_of_patience(args, state, log)
+            if due.save(state.iteration) or stopping:
+                save_last(state, about, folder)
+            if stopping:
+                break
+        log.close()
+        finish(state, folder)
+    if stop.signal is not None:
+        print(f"stopped by a signal; go on with: python train.py --resume {folder}")
+        sys.exit(stop.exit_code)
+
+
+def augmentation_of(args: argparse.Namespace, config: Config) -> LabelledAugmentation:
+    """What the cfg asks for and the flags change; ``--mosaic`` is the share of mixed images, of whatever kind."""
+    net = config.net
+    return LabelledAugmentation.from_config(
+        net,
+        mix=args.mosaic,
+        photometric=load_photometric(args.photometric),
+        close_at=net.subdivisions * round(net.max_batches * (1 - args.close_mosaic)),
+    )
+
+
+def evaluate(
+    args: argparse.Namespace,
+    state: TrainingState,
+    about: dict[str, Any],
+    val_set: Dataset,
+    folder: Path,
+    log: RunLog,
+) -> None:
+    """Measure the averaged weights; write best.pt and best.weights where they are the best so far."""
+    network = averaged_network(state)
+    device = next(state.network.parameters()).device
+    top = measure(
+        network.to(device, memory_format=torch.channels_last),
+        val_set,
+        device=device,
+        precision=resolve_precision(args.precision, device),
+        workers=args.workers,
+        progress=False,
+    ).top
+    log.evaluation(state.iteration, {"top1": top.top1, "top5": top.top5}, board="top")
+    if state.best.update(state.iteration, top.top1, top.top5):
+        save_best(state, network, about, top.as_dict(), folder)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How often a network is right, and how fast."""
+
+    top: TopK
+    speed: Speed
+
+
+def measure(
+    network: Darknet,
+    dataset: Dataset,
+    *,
+    batch: int = EVAL_BATCH,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+    workers: int = 2,
+    progress: bool = True,
+) -> Measurement:
+    """Run ``network`` over the middle of every image of ``dataset`` once and count what it gets right.
+
+    Args:
+        precision: what autocast computes in; float32 leaves the network as it is.
+        progress: show a bar with the time left, where the output is a terminal.
+    """
+    counter, spent = TopKCounter(dataset.names), dict.fromkeys(("loading", "network", "postprocess"), 0.0)
+    clock = Stopwatch(torch.device(device))
+    loader = central_batches(dataset, batch=batch, size=network.size, workers=workers)
+    with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=None if progress else True) as bar:
+        for images, labels in loader:
+            images = images.to(device, non_blocking=True)
+            spent["loading"] += clock.lap()
+            with autocast(images.device, precision):
+                (logits,) = network(images)
+            spent["network"] += clock.lap()
+            counter.add(logits, labels)
+            spent["postprocess"] += clock.lap()
+            bar.update(len(labels))
+    each = {stage: 1000 * seconds / len(dataset) for stage, seconds in spent.items()}
+    return Measurement(counter.result(), Speed(**each, images_per_second=len(dataset) / sum(spent.values())))
+
+
+def measure_from_flags(args: argparse.Namespace, config: Config, own_names: Sequence[str] | None) -> None:
+    """What eval.py does with a classifier: top-1, top-5, every class, speed.
+
+    Args:
+        args: the flags of eval.py.
+        config: the network.
+        own_names: the class names that came with the weights.
+    """
+    refuse_flags(args)
+    device = select_device(args.device)
+    network = load_network(config, args.weights, device, args.precision)
+    names = read_names(args.names, classes=network.num_classes) if args.names else own_names
+    dataset = load_labelled(args.data, args.split, names=names)
+    check_names(dataset.names, network.num_classes, source=f"--data {args.data}")
+    found = measure(network, dataset, batch=args.batch, device=device, workers=args.workers)
+    print(*table(found), sep="\n")
+    if args.json is not None:
+        write_json(args.json, {**found.top.as_dict(), "images_per_second": found.speed.images_per_second})
+
+
+def table(found: Measurement) -> list[str]:
+    """The lines for people: every class, top-1 and top-5, speed."""
+    top, speed = found.top, found.speed
+    width = max(len("class"), *map(len, top.per_class))
+    lines = [f"{'class':{width}}  images  top-1"]
+    for name, one in top.per_class.items():
+        lines.append(f"{name:{width}}  {one.images:6}  " + (f"{one.accuracy:5.3f}" if one.images else "    -"))
+    lines += ["", f"top-1 {top.top1:.3f}  top-5 {top.top5:.3f}  of {top.images:,} images", ""]
+    times = f"per image: loading {speed.loading:.1f} ms, network {speed.network:.1f} ms"
+    return [*lines, f"{times}; {speed.images_per_second:.1f} images/s"]
+
+
+@torch.inference_mode()
+def guess_from_flags(args: argparse.Namespace, config: Config, own_names: Sequence[str] | None) -> None:
+    """What detect.py does with a classifier: print the likeliest classes of every picture.
+
+    Args:
+        args: the flags of detect.py.
+        config: the network.
+        own_names: the class names that came with the weights.
+
+    Raises:
+        InputError: after the others, a picture that could not be read.
+    """
+    refuse_flags(args)
+    device = select_device(args.device)
+    network = load_network(config, args.weights, device, args.precision)
+    names = read_names(args.names, classes=network.num_classes) if args.names else own_names
+    names = names or default_names(network.num_classes)
+    frames: list[dict[str, Any]] = []
+    with StopRequest() as stop:
+        sources = open_sources(args.source, stopping=lambda: stop.signal is not None)
+        for frame in (frame for source in sources for frame in source):
+            pixels = torch.from_numpy(central_input(frame.image, network.size))[None].to(device)
+            scores = (network(pixels)[0][0] / closing_softmax(config).temperature).softmax(0)
+            best = scores.topk(min(GUESSES, len(names)))
+            guesses = [
+                {"label": label, "name": names[label], "score": round(score, 6)}
+                for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            print(f"{printable(frame.source)}:", ", ".join(f"{one['name']} {one['score']:.3f}" for one in guesses))
+            frames.append({"source": frame.source, "frame": frame.index, "classes": guesses})
+            if stop.signal is not None:
+                break
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, {"cfg": printable(args.cfg or args.weights), "names": list(names), "frames": frames})
+    if stop.signal is not None:
+        sys.exit(stop.exit_code)
+    faults = [fault for source in sources for fault in source.faults]
+    if faults:
+        raise InputError(faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+
+
+def refuse_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that are about boxes.
+
+    Raises:
+        UsageError: with those that were given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in _BOXES_ONLY if getattr(args, name, None)]
+    if given:
+        raise UsageError(f"{', '.join(given)}: about boxes, of which a classifier knows nothing; drop what is given")
