@@ -96,6 +96,13 @@ def test_a_detection_takes_the_truth_it_overlaps_most_taken_or_not() -> None:
     assert (result.tp, result.fp, result.fn) == (1, 1, 1)
 
 
+def test_of_equal_overlaps_the_first_truth_is_taken() -> None:
+    one, other = Box(5, 0, (0, 0, 10, 10)), Box(5, 0, (4, 0, 14, 10))
+    found = [Box(5, 0, (2, 0, 12, 10), 0.9), Box(5, 0, (0, 0, 10, 10), 0.8)]  # between both, and on the left one
+    assert measured([one, other], found).tp == 1
+    assert measured([other, one], found).tp == 2
+
+
 def test_an_overlap_of_exactly_the_threshold_is_none() -> None:
     truth, found = [Box(5, 0, (0, 0, 10, 10))], [Box(5, 0, (0, 0, 10, 5), 0.9)]
     assert measured(truth, found).tp == 0
