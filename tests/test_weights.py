@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models import weights
 from models.darknet import Darknet
 from models.weights import backbone_layers, load_darknet_weights, num_floats, save_darknet_weights
 from utils.cfg import load_cfg, parse_cfg
@@ -303,23 +306,33 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.weights"]
 
 
-def test_memory_is_that_of_the_network_and_no_more(tmp_path: Path) -> None:
-    """Loading 67 MB adds 6 to the most the process ever held, the file's pages included; whole tensors would add 22."""
-    text = NET + "[convolutional]\nfilters=2048\nsize=1\nactivation=linear\n" * 3 + "[avgpool]\n"
-    text += "[connected]\noutput=2048\nactivation=linear\n"
-    path = tmp_path / "a.weights"
-    save_darknet_weights(network(text), path)
-    script = (
-        "import resource, sys\n"
-        "from models.darknet import Darknet\n"
-        "from models.weights import load_darknet_weights\n"
-        "from utils.cfg import parse_cfg\n"
-        "net = Darknet(parse_cfg(sys.argv[2]))\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "load_darknet_weights(net, sys.argv[1])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
+def test_memory_is_that_of_the_network_and_no_more(tmp_path: Path, monkeypatch) -> None:
+    """At no moment is more than two blocks of the file mapped, and next to nothing allocated besides."""
+    text = NET + "[convolutional]\nfilters=512\nsize=1\nactivation=linear\n" * 3 + "[avgpool]\n"
+    net, path = network(text + "[connected]\noutput=512\nactivation=linear\n"), tmp_path / "a.weights"
+    save_darknet_weights(net, path)
     # Of a version whose connected layers are transposed, which a copy of the whole would be the easy way to undo.
     path.write_bytes(struct.pack("<3i", 0, 1002, 5) + path.read_bytes()[12:])
-    done = subprocess.run([sys.executable, "-c", script, str(path), text], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 12 * 1024  # KiB
+    held, most, memmap = 0, 0, np.memmap
+
+    def release(size: int) -> None:
+        nonlocal held
+        held -= size
+
+    def counted(*arguments: object) -> np.memmap:
+        nonlocal held, most
+        array = memmap(*arguments)
+        held += array.nbytes
+        most = max(most, held)
+        weakref.finalize(array, release, array.nbytes)
+        return array
+
+    monkeypatch.setattr(weights, "_BLOCK", 2**12)
+    monkeypatch.setattr(weights.np, "memmap", counted)
+    tracemalloc.start()
+    load_darknet_weights(net, path)
+    _, allocated = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 3 * 2**20
+    assert 4 * 2**12 <= most <= 2 * 4 * 2**12
+    assert allocated < 2**17
