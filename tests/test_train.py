@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+import export
 import train
 from data.dataset import load_dataset
 from eval import evaluate_network
@@ -150,6 +151,13 @@ def test_saved_weights_measure_what_the_run_measured(finished: tuple[Path, str],
     best = json.loads((finished[0] / "best.json").read_text())
     assert again.metrics.ap50 == pytest.approx(best["ap50"], abs=1e-3)
     assert again.metrics.ap == pytest.approx(best["ap"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_an_exported_checkpoint_is_the_weights_beside_it(finished: tuple[Path, str], name: str, tmp_path: Path) -> None:
+    export.main(["--weights", str(finished[0] / f"{name}.pt"), "--weights-out", str(tmp_path / "a.weights")])
+    assert (tmp_path / "a.weights").read_bytes() == (finished[0] / f"{name}.weights").read_bytes()
+    assert load_cfg(tmp_path / "a.cfg") == load_cfg(finished[0] / "network.cfg")
 
 
 def test_a_finished_run_is_made_longer(finished: tuple[Path, str], tmp_path: Path) -> None:
