@@ -25,6 +25,7 @@ def lines(keys: str, text: str = DETECTOR) -> list[str]:
         ("sequential_subdivisions=2", "for recurrent networks"),
         ("seq_scales=1,2", "for recurrent networks"),
         ("loss_scale=128", "divides by it again"),
+        ("contrastive=1", r"no pairs of views are made here"),
         ("weights_reject_freq=1001", "not reset here"),
         ("optimized_memory=2", "not what it computes"),
         ("attention=1", "only shows something"),

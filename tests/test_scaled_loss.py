@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.darknet import Darknet
 from models.losses import scaled
 from models.losses.criterion import make_criterion
 from models.losses.darknet import DarknetLoss
@@ -17,6 +18,7 @@ from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
 from models.yolo_head import YoloHead
 from tests.reference import scaled_loss as slow
+from utils.cfg import parse_cfg
 from utils.cfg_heads import Yolo
 from utils.errors import UsageError
 from utils.structures import Targets
@@ -294,9 +296,14 @@ def test_as_many_maps_as_heads() -> None:
 
 
 def test_a_criterion_by_its_name() -> None:
-    network = SimpleNamespace(heads=two_heads())
+    head = "[convolutional]\nfilters=7\n[yolo]\nclasses=2\nnum=1\n"
+    network = Darknet(parse_cfg(f"[net]\nwidth=32\nheight=32\nchannels=3\n{head}"))
     kinds = {"darknet": DarknetLoss, "scaled": ScaledLoss, "simota": SimotaLoss}
     for name, kind in kinds.items():
         assert type(make_criterion(network, name)) is kind
     with pytest.raises(ValueError, match="make_criterion: 'mse' .wanted darknet, scaled or simota"):
         make_criterion(network, "mse")
+    embedding = "[route]\nlayers=0\n[contrastive]\nyolo_layer=1\n"
+    network = Darknet(parse_cfg(f"[net]\nwidth=32\nheight=32\nchannels=3\n{head}{embedding}"))
+    with pytest.raises(UsageError, match=r"--loss simota: the cfg has \[contrastive\] .wanted \[yolo\] heads only"):
+        make_criterion(network, "simota")

@@ -12,6 +12,7 @@ _DETECTORS = "for detectors only"
 _CLASSIFIERS = "for classifiers only, as in Darknet"
 _MEMORY = "chooses how Darknet uses a GPU, not what it computes"
 _DISPLAY = "only shows something in Darknet"
+_PAIRS = "no pairs of views are made here, so that [contrastive] learns nothing"
 _WITHOUT_EFFECT = {
     "time_steps": _RECURRENT,
     "track": _RECURRENT,
@@ -20,6 +21,9 @@ _WITHOUT_EFFECT = {
     "seq_scales": _RECURRENT,
     "loss_scale": "Darknet divides by it again; for fp16 the scale is found while training",
     "weights_reject_freq": "similar filters are not reset here",
+    "contrastive": _PAIRS,
+    "contrastive_jit_flip": _PAIRS,
+    "contrastive_color": _PAIRS,
     "optimized_memory": _MEMORY,
     "workspace_size_limit_MB": _MEMORY,
     "use_cuda_graph": _MEMORY,

@@ -11,6 +11,7 @@ from models.losses.darknet import Losses
 from models.losses.mixture import darknet_loss
 from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
+from utils.errors import UsageError
 from utils.structures import Targets
 
 Criterion = Callable[[Sequence[Tensor], Targets], Losses]
@@ -18,6 +19,8 @@ Criterion = Callable[[Sequence[Tensor], Targets], Losses]
 
 def make_criterion(network: Darknet, name: str = "darknet") -> Criterion:
     """The loss ``name`` for the heads of ``network``: the raw heads and the truth of a mini-batch to `Losses`."""
+    if name in ("scaled", "simota") and network.graph.embeddings:
+        raise UsageError(f"--loss {name}: the cfg has [contrastive] (wanted [yolo] heads only); use --loss darknet")
     match name:
         case "darknet":
             return darknet_loss(network)
