@@ -27,13 +27,13 @@ from data.photometric import load_photometric
 from data.sources import open_sources
 from eval import Speed, Stopwatch, write_json
 from models import load_network
+from models.averaged import averaged_network
 from models.classifier import adapt_classes
 from models.darknet import Darknet
 from models.losses.classification import ClassificationLoss
 from models.training_cfg import fit_schedule, lengthened
 from models.transfer import freeze
 from train import (
-    averaged_network,
     begin_run,
     description,
     finish,

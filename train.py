@@ -25,6 +25,7 @@ from data.fingerprint import check_same_data, fingerprint
 from data.training_data import find_data, load_splits, training_batches
 from eval import evaluate_network, write_json
 from models.adversarial import SelfAdversary
+from models.averaged import averaged_network
 from models.darknet import Darknet
 from models.dropblock import add_dropblock
 from models.losses.criterion import make_criterion
@@ -210,20 +211,6 @@ def step(state: TrainingState, updates: LayerUpdates, clip_norm: float | None, b
     state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.network)
     state.iteration += 1
-
-
-def averaged_network(state: TrainingState) -> Darknet:
-    """A copy of the network with the averaged weights, ready to evaluate and to save.
-
-    Raises:
-        Diverged: a weight is not finite, so that nothing of this state may be saved.
-    """
-    state.check_finite()
-    with torch.random.fork_rng(devices=[]):  # the initial weights take no part in what the training draws
-        network = Darknet(state.network.config)
-    network.load_state_dict(state.ema.module_state())
-    network.seen = state.iteration * network.config.net.batch
-    return network.eval()
 
 
 def evaluate(

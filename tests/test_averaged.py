@@ -1,0 +1,45 @@
+"""models.averaged: the network that is measured and saved has the average, and costs the training nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.averaged import averaged_network
+from models.darknet import Darknet
+from utils.cfg import parse_cfg
+from utils.ema import Ema
+from utils.errors import Diverged
+from utils.optim import make_optimizer
+from utils.training_state import TrainingState
+
+SIZE = "[net]\nwidth=8\nheight=8\nchannels=3\nbatch=4\n"
+TEXT = SIZE + "[convolutional]\nbatch_normalize=1\nfilters=2\nsize=1\n[softmax]\n"
+
+
+def state_after_a_step() -> TrainingState:
+    """A state whose average lies half way between the weights before and after."""
+    network = Darknet(parse_cfg(TEXT)).train()
+    optimizer, scaler = make_optimizer(network, network.config.net), torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainingState(network, Ema(network, decay=0.5, ramp=0), optimizer, scaler, iteration=7)
+    with torch.no_grad():
+        network.layers[0].conv.weight += 2
+    state.ema.update(network)
+    return state
+
+
+def test_it_has_the_average_and_the_training_goes_on_undisturbed() -> None:
+    state = state_after_a_step()
+    before = torch.get_rng_state()
+    network = averaged_network(state)
+    assert torch.equal(torch.get_rng_state(), before)
+    weight = state.network.layers[0].conv.weight
+    torch.testing.assert_close(network.layers[0].conv.weight, weight - 1)
+    assert network.seen == 28 and not network.training and state.network.training
+
+
+def test_weights_that_are_not_finite_are_not_handed_on() -> None:
+    state = state_after_a_step()
+    state.network.layers[0].bn.running_var[0] = torch.nan
+    with pytest.raises(Diverged, match="iteration 7: layers.0.bn.running_var holds NaN or infinity"):
+        averaged_network(state)
