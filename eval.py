@@ -34,7 +34,8 @@ from utils.coco_eval import CocoMetrics, coco_results, evaluate_tables
 from utils.coco_files import read_tables
 from utils.confusion import confusion_matrix, match_images
 from utils.darknet_map import DarknetMap, ProposalRecall, darknet_map, proposal_recall
-from utils.device import autocast, select_device
+from utils.device import autocast
+from utils.distributed import ALONE, World, join_world
 from utils.errors import UsageError
 from utils.eval_flags import PROTOCOLS, parse_eval_flags
 from utils.eval_plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
@@ -75,22 +76,31 @@ class Evaluation:
 def main(argv: Sequence[str]) -> None:
     """Run an evaluation from its flags to its table."""
     args = parse_eval_flags(argv)
+    with join_world() as world:
+        run(args, world)
+
+
+def run(args: argparse.Namespace, world: World) -> None:
+    """Run the evaluation ``args`` ask for; the processes of ``world`` share the images."""
     for path in (args.json, args.save_results):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     if args.results is not None:
+        if not world.is_main:
+            return
         metrics = measure_of(args)(*read_tables(truth_file(args), args.results))
         print(*metrics.lines(), sep="\n")
         if args.json is not None:
             write_json(args.json, metrics.as_dict())
         return
-    device = select_device(args.device)
+    device = world.device(args.device)
     config, own_names = describe_network(args.cfg, args.weights)
     if args.size is not None:
         config = with_size(config, args.size)
     if is_classifier(config):
         import classify  # late: it is made of parts of this script
 
+        world.refuse("a classifier is measured")
         classify.measure_from_flags(args, config, own_names)
         return
     network = load_network(config, args.weights, device, args.precision)
@@ -109,7 +119,10 @@ def main(argv: Sequence[str]) -> None:
         clip=protocol.clip,
         by_objectness=protocol.by_objectness,
         measure=measure_of(args),
+        world=world,
     )
+    if not world.is_main:
+        return
     print_evaluation(evaluation)
     if args.json is not None:
         write_json(args.json, summary(evaluation, args))
@@ -148,6 +161,7 @@ def evaluate_network(
     by_objectness: bool = COCO.by_objectness,
     measure: Measure = evaluate_tables,
     progress: bool = True,
+    world: World = ALONE,
 ) -> Evaluation:
     """Run ``network`` over every image of ``dataset`` once and measure what it finds.
 
@@ -159,6 +173,7 @@ def evaluate_network(
         clip, by_objectness: as ``postprocess``.
         measure: what the metrics are computed by.
         progress: show a bar with the time left, where the output is a terminal.
+        world: the processes among which the images are shared; each gets the whole evaluation.
 
     The network is left in the mode, training or evaluation, it came in.
     """
@@ -168,8 +183,18 @@ def evaluate_network(
     training = network.training
     network.eval()
     on_gpu = torch.device(device).type == "cuda"
-    loader = eval_loader(dataset, batch=batch, size=size, letterbox=letterbox, workers=workers, pin_memory=on_gpu)
-    with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=None if progress else True) as bar:
+    loader = eval_loader(
+        dataset,
+        batch=batch,
+        size=size,
+        letterbox=letterbox,
+        workers=workers,
+        pin_memory=on_gpu,
+        rank=world.rank,
+        ranks=world.size,
+    )
+    silent = None if progress and world.is_main else True
+    with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=silent) as bar:
         for images, letterboxes, records in loader:
             images = images.to(device, non_blocking=True)
             spent["loading"] += clock.lap()
@@ -188,12 +213,28 @@ def evaluate_network(
             )
             detections.update((record.image_id, to_cpu(one)) for record, one in zip(records, found, strict=True))
             spent["postprocess"] += clock.lap()
-            bar.update(len(records))
+            bar.update(world.size * len(records))
     network.train(training)
     image_ids = [record.image_id for record in dataset.records]
-    metrics = measure(image_ids, truth_table(dataset.records), detection_table(detections), dataset.names)
-    each = {stage: 1000 * seconds / len(dataset) for stage, seconds in spent.items()}
-    return Evaluation(metrics, Speed(**each, images_per_second=len(dataset) / sum(spent.values())), detections)
+    shares = world.gather((detections, spent))
+    detections = in_order(image_ids, [share for share, _ in shares])
+    metrics = world.on_main(
+        lambda: measure(image_ids, truth_table(dataset.records), detection_table(detections), dataset.names)
+    )
+    return Evaluation(metrics, speed_of([seconds for _, seconds in shares], len(dataset)), detections)
+
+
+def in_order(image_ids: Sequence[int], shares: Sequence[Mapping[int, Detections]]) -> dict[int, Detections]:
+    """The detections of all processes by image id, in the order of ``image_ids``."""
+    found = {image_id: detections for share in shares for image_id, detections in share.items()}
+    return {image_id: found[image_id] for image_id in image_ids}
+
+
+def speed_of(spent: Sequence[Mapping[str, float]], images: int) -> Speed:
+    """The speed of processes that shared ``images`` and spent so many seconds in each stage."""
+    each = {stage: 1000 * sum(seconds[stage] for seconds in spent) / images for stage in spent[0]}
+    slowest = max(sum(seconds.values()) for seconds in spent)
+    return Speed(**each, images_per_second=images / slowest)
 
 
 class Stopwatch:

@@ -41,7 +41,6 @@ def train_loader(
     stop: int,
     seed: int,
     workers: int,
-    stride: int = 1,
     pin_memory: bool = False,
     cache: ImageCache | None = None,
     context: str | None = None,
@@ -53,8 +52,6 @@ def train_loader(
         batch: images in a mini-batch.
         size_at: (H, W) of a mini-batch, by its number; picklable.
         workers: processes; 0 loads in this one. The batches are the same bytes for any number.
-        stride: take every so manieth mini-batch: with ``start`` the rank and ``stride`` the world, each process of a
-            distributed training gets its share.
         cache: decoded images, see ``data.cache``.
         context: how workers start, "fork" or "spawn"; default the platform's.
         positions: which positions of the stream a mini-batch holds, by its number; picklable. Default ``batch`` each.
@@ -69,7 +66,7 @@ def train_loader(
     reading = reading_marks(workers)
     reader = SampleReader(dataset.records, cache, reading)
     batches = TrainBatches(dataset, augmentation, positions or FixedMinibatch(batch), size_at, seed, reader)
-    return BatchLoader(batches, range(start, stop, stride), workers, reading, pin_memory, context)
+    return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context)
 
 
 def eval_loader(
@@ -81,8 +78,14 @@ def eval_loader(
     workers: int,
     pin_memory: bool = False,
     context: str | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> DataLoader:
     """Load every image once, in order, as Darknet's inference sees it.
+
+    Args:
+        rank, ranks: of several processes that measure together, which this is: it gets whole mini-batches in turn, so
+            that what is found in an image does not depend on the number of processes.
 
     Yields:
         float32 (B, 3, H, W) in [0, 1], the letterboxes, the records; the last mini-batch may be smaller.
@@ -94,7 +97,9 @@ def eval_loader(
         raise UsageError(f"{dataset.source}: mini-batches of {batch} images (wanted at least 1)")
     reading = reading_marks(workers)
     batches = EvalBatches(dataset, batch, size, letterbox, SampleReader(dataset.records, None, reading))
-    return BatchLoader(batches, range(math.ceil(len(dataset) / batch)), workers, reading, pin_memory, context)
+    return BatchLoader(
+        batches, range(rank, math.ceil(len(dataset) / batch), ranks), workers, reading, pin_memory, context
+    )
 
 
 @dataclass(frozen=True)

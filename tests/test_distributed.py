@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import eval
 from data.dataset import load_dataset
 from data.training_data import training_batches
 from models.batch_norm import SyncedBatchNorm2d, batch_norm, synchronise_batch_norm
 from models.darknet import Darknet
 from models.layers_pointwise import DropoutLayer
 from models.losses.darknet import DarknetLoss
+from models.weights import save_darknet_weights
 from tests.painted import write_painted
 from tests.ranks import Ranks
 from utils import distributed
@@ -53,10 +56,10 @@ def test_alone_everything_stays_as_it_is() -> None:
     network, state = batch_norm(2), torch.get_rng_state()
     assert ALONE.replicate(network) is network
     assert list(ALONE.accumulate(network, [1, 2, 3])) == [1, 2, 3]
-    assert (ALONE.gather("a"), ALONE.from_main("b"), ALONE.sum({"c": 0.1}), ALONE.largest(3)) == (
+    assert (ALONE.gather("a"), ALONE.on_main(lambda: "b"), ALONE.mean([0.1]), ALONE.largest(3)) == (
         ["a"],
         "b",
-        {"c": 0.1},
+        [0.1],
         3,
     )
     ALONE.reseed(0, 0)
@@ -90,6 +93,12 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         World(6, 8, local_rank=2).device("cuda")
 
 
+def test_what_is_for_one_process_refuses_more() -> None:
+    ALONE.refuse("counting")
+    with pytest.raises(UsageError, match="counting in one process, not in 4; start it without torchrun"):
+        World(1, 4).refuse("counting")
+
+
 # --- two processes ------------------------------------------------------------------------------------------------
 
 
@@ -109,10 +118,12 @@ def exchange() -> dict[str, Any]:
             ended = time.monotonic()
         return {
             "gather": world.gather(f"rank {world.rank}"),
-            "from_main": world.from_main(world.rank),
-            "sum": world.sum({"a": 1.5 + world.rank, "b": -1.0}),
+            "on_main": world.on_main(lambda: world.rank),
+            "mean": world.mean([1.5 + world.rank, -1.0]),
+            "differs": _caught(lambda: world.check_same(world.rank, "the rank")),
+            "same": _caught(lambda: world.check_same(7, "the number")),
             "largest": world.largest(10 * world.rank),
-            "mean": norm.running_mean.tolist(),
+            "statistics": norm.running_mean.tolist(),
             "noise": (noise, again),
             "time": (began, ended),
         }
@@ -122,15 +133,21 @@ def test_exchanges(ranks: Ranks) -> None:
     first, second = ranks(exchange)
     for got in (first, second):
         assert got["gather"] == ["rank 0", "rank 1"]
-        assert (got["from_main"], got["sum"], got["largest"]) == (0, {"a": 4.0, "b": -2.0}, 10)
-        assert got["mean"] == [0.5, 3.0]
+        assert (got["on_main"], got["mean"], got["largest"]) == (0, [2.0, -1.0], 10)
+        assert got["statistics"] == [0.5, 3.0]
+        assert got["same"] == "nothing"
+        assert "the rank differs from that of rank" in got["differs"]
         assert got["noise"][0] == got["noise"][1]
     assert first["noise"] != second["noise"]
     assert second["time"][0] >= first["time"][1]  # the clock is the machine's
 
 
-def fail(how: str) -> None:
+def fail(how: str) -> str:
     """Rank 1 leaves without a word, or rank 0 fails where it goes first."""
+    return _caught(lambda: _fail(how))
+
+
+def _fail(how: str) -> None:
     with join_world(timeout=20) as world:
         if how == "gone" and world.rank == 1:
             os._exit(1)
@@ -141,14 +158,14 @@ def fail(how: str) -> None:
 
 
 def test_those_who_wait_for_the_first_hear_of_its_failure(ranks: Ranks) -> None:
-    first, second = ranks(_caught, "leader")
+    first, second = ranks(fail, "leader")
     assert first == "ValueError: the data is not there"
     assert second == "EnvironmentFault: rank 1: the first process of this machine failed; see its message"
 
 
-def _caught(how: str) -> str:
+def _caught(call: Callable[[], None]) -> str:
     try:
-        fail(how)
+        call()
     except (EnvironmentFault, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
@@ -216,6 +233,27 @@ def test_batch_norm_of_each_process_sees_its_own_images(painted: Path, ranks: Ra
     assert (first[name] - wanted[name]).norm() > 1e-3 * wanted[name].norm()
 
 
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_find_what_one_finds(painted: Path, ranks: Ranks, tmp_path: Path) -> None:
+    """Mini-batches of 5, 5 and 2 images: two for one process, one for the other."""
+    torch.manual_seed(0)
+    network = Darknet(load_cfg(painted / "painted.cfg"))
+    save_darknet_weights(network, tmp_path / "random.weights")
+    files = ("--cfg", painted / "painted.cfg", "--weights", tmp_path / "random.weights", "--data", painted)
+    flags = [str(flag) for flag in (*files, "--batch", 5, "--workers", 0, "--device", "cpu", "--precision", "fp32")]
+    outputs = [tmp_path / "one.json", tmp_path / "two.json"]
+    eval.main([*flags, "--save-results", str(outputs[0]), "--json", str(tmp_path / "one.metrics.json")])
+    more = ["--save-results", str(outputs[1]), "--json", str(tmp_path / "two.metrics.json")]
+    assert ranks(eval.main, [*flags, *more]) == [None, None]
+    assert outputs[0].stat().st_size > 1000
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    one, two = (json.loads((tmp_path / f"{name}.metrics.json").read_text()) for name in ("one", "two"))
+    assert one.pop("images_per_second") and two.pop("images_per_second")
+    assert one == two
+
+
 # --- synchronised batch norm --------------------------------------------------------------------------------------
 
 
@@ -244,7 +282,7 @@ def test_cross_mini_batch_norm_is_not_synchronised() -> None:
 
 def test_a_lost_process_is_noticed(ranks: Ranks) -> None:
     """The last test: one of the processes does not come back."""
-    first, second = ranks(_caught, "gone")
+    first, second = ranks(fail, "gone")
     assert first.startswith("EnvironmentFault: rank 0: lost another process of this run")
     assert "\n" not in first and "--resume" in first
     assert second == "gone"

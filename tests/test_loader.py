@@ -72,7 +72,6 @@ def test_spawned_workers_and_a_shared_cache_do_not_matter(dataset: Dataset) -> N
 
 def test_the_start_does_not_matter(dataset: Dataset) -> None:
     assert_same(load(dataset)[5:], load(dataset, start=5))
-    assert_same(load(dataset)[1::2], load(dataset, start=1, stride=2))
 
 
 def test_the_size_of_a_mini_batch_does_not_matter(dataset: Dataset) -> None:

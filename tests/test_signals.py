@@ -31,6 +31,19 @@ def test_the_second_signal_ends_at_once(second: int, code: int) -> None:
     assert ended.value.code == code
 
 
+def test_a_second_signal_soon_after_may_mean_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("utils.signals.time.monotonic", lambda: now)
+    with pytest.raises(SystemExit) as ended, StopRequest(grace=5) as stop:
+        send(signal.SIGTERM)
+        now = 104.0
+        send(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        now = 105.0
+        send(signal.SIGTERM)
+    assert ended.value.code == 143
+
+
 def test_handlers_come_back_even_after_an_error() -> None:
     before = [signal.getsignal(number) for number in StopRequest.signals]
     with pytest.raises(KeyError), StopRequest():

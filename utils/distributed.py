@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -88,25 +88,47 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: Value) -> Value:
-        """The ``value`` of the main process, for all."""
-        if self.size == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values)
+    def on_main(self, call: Callable[[], Value]) -> Value:
+        """What ``call()`` returns in the main process, which alone makes the call, for all."""
+        values = [call() if self.is_main else None]
+        if self.size > 1:
+            dist.broadcast_object_list(values)
         return values[0]
 
-    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums over the processes, name by name."""
+    def mean(self, values: Iterable[float]) -> list[float]:
+        """Means over the processes, number by number."""
+        values = list(values)
         if self.size == 1:
-            return dict(values)
-        numbers = torch.tensor(list(values.values()), dtype=torch.float64)
+            return values
+        numbers = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(numbers)
-        return dict(zip(values, numbers.tolist(), strict=True))
+        return (numbers / self.size).tolist()
 
     def largest(self, value: int) -> int:
         """The largest ``value`` of any process."""
         return max(self.gather(value))
+
+    def check_same(self, value: object, what: str) -> None:
+        """Refuse to go on where ``value`` differs between the processes.
+
+        Raises:
+            EnvironmentFault: it does.
+        """
+        others = [rank for rank, other in enumerate(self.gather(value)) if other != value]
+        if others:
+            raise EnvironmentFault(
+                f"rank {self.rank}: {what} differs from that of rank {others[0]}; "
+                "give every machine the same command, files and version"
+            )
+
+    def refuse(self, what: str) -> None:
+        """Say that ``what`` happens in one process only.
+
+        Raises:
+            UsageError: there are several.
+        """
+        if self.size > 1:
+            raise UsageError(f"{what} in one process, not in {self.size}; start it without torchrun")
 
     # --- training -------------------------------------------------------------------------------------------------
 
