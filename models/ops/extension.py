@@ -90,10 +90,12 @@ def fused(x: torch.Tensor) -> bool:
     """Whether the fused operators take ``x``: eager mode, a known dtype, a device whose library works."""
     if _mode == "native" or torch.compiler.is_compiling() or x.dtype not in _DTYPES or x.layout != torch.strided:
         return False
-    # torch.func's transforms look inside an operation; a trace or an export wants PyTorch's own.
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    # torch.func's transforms look inside an operation; a trace, and thus an export, wants PyTorch's own.
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
         return False
-    return x.device.type in ("cpu", "cuda") and side(x.device.type).library is not None
+    if x.is_cpu:
+        return side("cpu").library is not None
+    return x.is_cuda and side("cuda").library is not None
 
 
 def use_cpu_kernels(name: str) -> str:

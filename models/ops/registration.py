@@ -29,6 +29,10 @@ for _schema in (
 
 ops = getattr(torch.ops, NAMESPACE)
 
+below_autograd = torch._C._AutoDispatchBelowAutograd
+"""For calls that need no gradient: the derivatives below are Python, and asking them for nothing takes 4 of a call's
+7 microseconds."""
+
 
 def _name(operator: str) -> str:
     return f"{NAMESPACE}::{operator}"

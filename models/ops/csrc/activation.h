@@ -1,10 +1,10 @@
 // The activations and their derivatives, written once for the CPU's vectors and the GPU's scalars.
 //
 // V is what one lane group holds: a GCC vector of floats or doubles on the CPU, a plain float or double on the
-// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below), `quotient(V, V)`,
-// `at_most(V, high)` and `at_least(V, low)`, which keep NaN, and name their own namespace OPS_ISA: the same
-// templates are compiled for several instruction sets, and the linker must never hand an AVX-512 copy to the
-// plain path.
+// GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below), `quotient(V, V)` (a / a
+// is exactly 1), `reciprocal(V)`, `at_most(V, high)` and `at_least(V, low)`, which keep NaN, and name their own
+// namespace OPS_ISA: the same templates are compiled for several instruction sets, and the linker must never hand an
+// AVX-512 copy to the plain path.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -56,9 +56,9 @@ struct Tanhsp {
 template <class V>
 OPS_FN Tanhsp<V> tanh_softplus(V c) {
   const V e = exp_bounded(c);
-  const V n = e * (e + splat<V>(2));
-  const V r = quotient(splat<V>(1), n + splat<V>(2));
-  const V t = c > splat<V>(-0.6) ? splat<V>(1) - splat<V>(2) * r : n * r;
+  const V n = e * e + (e + e);  // one rounding, by a fused multiplication and addition
+  const V r = reciprocal(n + splat<V>(2));
+  const V t = c > splat<V>(-0.6) ? splat<V>(1) - (r + r) : n * r;
   return {c, e, r, t};
 }
 
@@ -74,15 +74,15 @@ OPS_FN V cut_both(V x) {
 
 struct Mish {
   template <class V>
-  OPS_FN V value(V x) {  // as tanh_softplus, with one rounding less
-    const V c = cut_above(x), e = exp_bounded(c), n = e * (e + splat<V>(2));
-    const V part = quotient(c > splat<V>(-0.6) ? splat<V>(2) : n, n + splat<V>(2));
-    return x * (c > splat<V>(-0.6) ? splat<V>(1) - part : part);
+  OPS_FN V value(V x) {  // n + 2 is n for large x
+    const V e = exp_bounded(cut_above(x)), n = e * e + (e + e);
+    return x * quotient(n, n + splat<V>(2));
   }
   template <class V>
   OPS_FN V slope(V x) {  // t + 4 x e (e + 1) / d^2
     const auto [c, e, r, t] = tanh_softplus(cut_both(x));
-    return t + splat<V>(4) * c * (e * r) * ((e + splat<V>(1)) * r);
+    const V twice = r + r;
+    return t + c * ((e * e + e) * (twice * twice));
   }
   // f'' = 8 e (e + 1) / d^2 + 4 x e (2 + 2e - 3e^2 - 2e^3) / d^3; multiplied by r bit by bit, nothing overflows.
   template <class V>

@@ -21,9 +21,9 @@ OPS_INLINE void each_register(int64_t count, Step step) {
   if (i < count) step(i, count - i);
 }
 
-template <class T>
-void mish(const T* x, T* y, int64_t count) {
-  each_register<T>(count, [=](int64_t i, int64_t n) { store_up_to(y + i, Mish::value(load_up_to(x + i, n)), n); });
+template <class T, class F>
+void pointwise(const T* x, T* y, int64_t count) {
+  each_register<T>(count, [=](int64_t i, int64_t n) { store_up_to(y + i, F::value(load_up_to(x + i, n)), n); });
 }
 
 template <class T>
@@ -217,7 +217,7 @@ OPS_INLINE Channel<vector_t<T>> channel_group(Affine affine, int64_t c, int64_t 
 }
 
 template <class F, class V>
-Pair<V> reduction_terms(V grad, V x, const Channel<V>& channel) {
+OPS_INLINE Pair<V> reduction_terms(V grad, V x, const Channel<V>& channel) {
   const V centred = x - channel.mean;
   const V dz = grad * F::slope(channel.z(centred));
   return {dz, dz * centred};
@@ -345,8 +345,11 @@ void for_activation(Dtype dtype, Activation activation, Call call) {
 
 constexpr CpuKernels table = {
     OPS_NAME,
-    [](Dtype dtype, const void* x, void* y, int64_t count) {
-      for_dtype(dtype, [&](auto type) { OPS_T; mish<T>(OPS_IN(x), OPS_OUT(y), count); });
+    [](Dtype dtype, Activation activation, const void* x, void* y, int64_t count) {
+      for_activation(dtype, activation, [&](auto type, auto f) {
+        OPS_T;
+        pointwise<T, decltype(f)>(OPS_IN(x), OPS_OUT(y), count);
+      });
     },
     [](Dtype dtype, const void* grad, const void* x, void* grad_x, int64_t count) {
       for_dtype(dtype, [&](auto type) { OPS_T; mish_backward<T>(OPS_IN(grad), OPS_IN(x), OPS_OUT(grad_x), count); });

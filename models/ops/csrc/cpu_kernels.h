@@ -23,8 +23,8 @@ struct Sums {
 struct CpuKernels {
   const char* name;
 
-  // Element ranges; the pointers already point at the range's begin.
-  void (*mish)(Dtype, const void* x, void* y, int64_t count);
+  // Element ranges; the pointers already point at the range's begin. y may be x.
+  void (*pointwise)(Dtype, Activation, const void* x, void* y, int64_t count);
   void (*mish_backward)(Dtype, const void* grad, const void* x, void* grad_x, int64_t count);
   void (*mish_double_backward)(Dtype, const void* v, const void* grad, const void* x, void* grad_grad, void* grad_x,
                                int64_t count);

@@ -44,13 +44,17 @@ char* out_at(const Tensor& x, int64_t element) {
 
 // --- mish ----------------------------------------------------------------------------------------------------
 
-Tensor mish(const Tensor& x) {
-  Tensor y = torch::stable::empty_like(x);
-  const Tensor dense = laid_out_as(y, x);
+// y = f(x), which run alike through their memory.
+void pointwise(const Tensor& x, Activation activation, const Tensor& y) {
   const Dtype dtype = dtype_of(x);
   in_parallel(x.numel(), 1, [&](int64_t begin, int64_t end) {
-    active->mish(dtype, at(dense, begin), out_at(y, begin), end - begin);
+    active->pointwise(dtype, activation, at(x, begin), out_at(y, begin), end - begin);
   });
+}
+
+Tensor mish(const Tensor& x) {
+  Tensor y = torch::stable::empty_like(x);
+  pointwise(laid_out_as(y, x), Activation::mish, y);
   return y;
 }
 
@@ -293,15 +297,17 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_backward(const Tensor& grad, const Ten
 }
 
 // In place: x becomes f(x + bias).
-void bias_act_(Tensor x, MaybeTensor bias, int64_t activation) {
+void bias_act_(Tensor x, MaybeTensor bias, int64_t activation_code) {
   const Features features = features_of(x);
+  const Activation activation = activation_of(activation_code);
   STD_TORCH_CHECK(features.x.const_data_ptr() == x.const_data_ptr(), "bias_act_ wants a contiguous or channels_last x");
-  const int64_t channels = x.size(1);
-  Tensor zero = new_values(x, channels), one = new_values(x, channels);
-  torch::stable::fill_(zero, 0);
-  torch::stable::fill_(one, 1);
-  const Tensor shift = bias ? channel_values(x, *bias, "bias") : zero;
-  apply(features, activation_of(activation), {zero.const_data_ptr(), one.const_data_ptr(), shift.const_data_ptr()}, x);
+  if (!bias) return pointwise(x, activation, x);
+  const Tensor shift = channel_values(x, *bias, "bias");
+  with_compute_type(x, [&](auto s) {
+    using S = decltype(s);
+    const std::vector<S> zero(x.size(1)), one(x.size(1), 1);
+    apply(features, activation, {zero.data(), one.data(), shift.const_data_ptr()}, x);
+  });
 }
 
 }  // namespace

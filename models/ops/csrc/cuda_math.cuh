@@ -45,11 +45,18 @@ OPS_DEVICE float exp_bounded(float x) {
 }
 OPS_DEVICE double exp_bounded(double x) { return exp(x); }
 
-// Two instructions; good for denominators below 2^126, and none here passes 3e17.
-OPS_DEVICE float quotient(float a, float b) {
+// Within one unit of the last place below 2^126, and no denominator here passes 3e17.
+OPS_DEVICE float reciprocal(float b) {
   float r;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(b));
-  return a * r;
+  return r;
+}
+OPS_DEVICE double reciprocal(double b) { return 1 / b; }
+
+// The remainder corrects the product, so that a / a is 1.
+OPS_DEVICE float quotient(float a, float b) {
+  const float r = reciprocal(b), q = a * r;
+  return fmaf(fmaf(-q, b, a), r, q);
 }
 OPS_DEVICE double quotient(double a, double b) { return a / b; }
 

@@ -45,6 +45,8 @@ using acc_t = typename Compute<T>::scalar;
 template <class T>
 constexpr int64_t lanes = OPS_BYTES / sizeof(acc_t<T>);
 
+constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds, and leaves a whole number in the low bits
+
 template <class To, class From>
 OPS_INLINE To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -53,10 +55,7 @@ OPS_INLINE To bits_as(From from) {
   return to;
 }
 
-OPS_INLINE Float quotient(Float a, Float b) { return a / b; }
-OPS_INLINE Double quotient(Double a, Double b) { return a / b; }
-
-// Comparisons keep NaN where min and max would lose it.
+// Comparisons keep NaN where std::min and std::max would lose it.
 template <class V>
 OPS_INLINE V at_most(V x, double high) {
   const V limit = V{} + static_cast<decltype(V{}[0] + 0)>(high);
@@ -68,11 +67,45 @@ OPS_INLINE V at_least(V x, double low) {
   return x <= limit ? limit : x;
 }
 
-// exp(x) for x <= 37, within one unit in the last place; 0 below the smallest denormal, NaN for NaN.
-// x = k ln2 + s; the polynomial is a minimax fit of exp(s) on |s| <= ln2 / 2 (relative error 3e-9, 0.05 ULP).
+OPS_INLINE Double reciprocal(Double b) { return 1.0 / b; }
+OPS_INLINE Double quotient(Double a, Double b) { return a / b; }
+
+#if defined(__AVX512F__)
+// x86's min and max return their second operand where either is NaN.
+OPS_INLINE Float at_most(Float x, double high) {
+  return _mm512_maskz_min_ps(0xffff, Float{} + static_cast<float>(high), x);
+}
+OPS_INLINE Float at_least(Float x, double low) {
+  return _mm512_maskz_max_ps(0xffff, Float{} + static_cast<float>(low), x);
+}
+
+// A division takes as long as ten multiplications; 14 bits and one Newton step are as good for numbers whose
+// reciprocal is of normal size.
+OPS_INLINE Float reciprocal(Float b) {
+  const Float r = _mm512_maskz_rcp14_ps(0xffff, b);
+  return r + (1.0f - r * b) * r;
+}
+// Within 0.53 units of the last place, by the remainder; a / a is exactly 1.
+OPS_INLINE Float quotient(Float a, Float b) {
+  const Float r = _mm512_maskz_rcp14_ps(0xffff, b), q = a * r;
+  return q + (a - q * b) * r;
+}
+
+// x 2^k for a whole k, rounded once also where the result is denormal.
+OPS_INLINE Float scaled(Float x, Float k) { return _mm512_maskz_scalef_ps(0xffff, x, k); }
+#else
+OPS_INLINE Float reciprocal(Float b) { return 1.0f / b; }
+OPS_INLINE Float quotient(Float a, Float b) { return a / b; }
+
 // 2^k is built 90 too large, so that one multiplication at the end rounds denormal results once.
+OPS_INLINE Float scaled(Float x, Float k) {
+  return x * bits_as<Float>(bits_as<Int>(k + (round_magic + 127 + 90)) << 23) * 0x1p-90f;
+}
+#endif
+
+// exp(x) for x <= 25, within one unit in the last place; 0 below the smallest denormal, NaN for NaN.
+// x = k ln2 + s; the polynomial is a minimax fit of exp(s) on |s| <= ln2 / 2 (relative error 3e-9, 0.05 ULP).
 OPS_INLINE Float exp_bounded(Float x) {
-  constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(k) in the low bits
   const Float c = at_least(x, -105.0);
   const Float shifted = c * 1.44269504f + round_magic;
   const Float k = shifted - round_magic;
@@ -82,8 +115,7 @@ OPS_INLINE Float exp_bounded(Float x) {
   p = p * s + 0.166665211f;
   p = p * s + 0.499999940f;
   p = p * (s * s) + s + 1.0f;
-  const Float scale = bits_as<Float>((bits_as<Int>(shifted) + (127 + 90)) << 23);
-  return p * scale * 0x1p-90f;
+  return scaled(p, k);
 }
 
 // The same for double; on |s| <= ln2 / 2 the Taylor series ends at s^13 / 13! with a relative error of 4e-18.
@@ -121,15 +153,21 @@ OPS_INLINE Double load(const double* p) { return load_bits<Double>(p); }
 OPS_INLINE void store(float* p, Float v) { std::memcpy(p, &v, sizeof(v)); }
 OPS_INLINE void store(double* p, Double v) { std::memcpy(p, &v, sizeof(v)); }
 
+#if defined(__AVX512F__)
+OPS_INLINE Float load(const BFloat16* p) {
+  return bits_as<Float>(bits_as<UInt>(_mm512_maskz_cvtepu16_epi32(0xffff, load_bits<__m256i>(p))) << 16);
+}
+#else
 OPS_INLINE Float load(const BFloat16* p) {
   return bits_as<Float>(__builtin_convertvector(load_bits<Halves>(p), UInt) << 16);
 }
+#endif
 
+// To nearest, ties to even. Rounding could carry a NaN into inf, so it keeps its bits; arithmetic made it quiet before.
 OPS_INLINE void store(BFloat16* p, Float v) {
   const UInt u = bits_as<UInt>(v);
-  const UInt rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  const UInt quiet = (u >> 16) | 0x40u;                         // rounding could carry a NaN into inf
-  const Halves h = __builtin_convertvector(v == v ? rounded : quiet, Halves);
+  const UInt half = 0x7fffu + ((u >> 16) & 1u);
+  const Halves h = __builtin_convertvector((u + (v == v ? half : UInt{})) >> 16, Halves);
   std::memcpy(p, &h, sizeof(h));
 }
 
