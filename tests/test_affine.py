@@ -73,6 +73,12 @@ def test_a_box_of_which_a_tenth_shows_is_kept(left: int, kept: bool) -> None:
     assert moved.boxes.tolist() == ([[0, 0, 12, 50]] if kept else [])
 
 
+def test_a_box_round_the_whole_image() -> None:
+    sample = painted_sample((100, 100), np.array([[0, 0, 100, 100]]))
+    closer = np.array([[2.0, 0.1, -50], [-0.1, 2, -40]])  # none of its edges shows
+    assert warp(sample, closer, (80, 80)).boxes.tolist() == [[0, 0, 80, 80]]
+
+
 def test_a_box_under_a_pixel_is_left_out() -> None:
     sample = painted_sample((100, 100), np.array([[0, 0, 4, 90], [0, 0, 90, 90]]))
     assert warp(sample, np.array([[0.2, 0, 0], [0, 0.2, 0]]), (20, 20)).labels.tolist() == [1]
