@@ -25,11 +25,13 @@ from data.labelled_augment import LabelledAugmentation
 from data.labelled_loader import central_batches, central_input, labelled_batches, load_labelled_splits
 from data.photometric import load_photometric
 from data.sources import open_sources
-from eval import Speed, Stopwatch, write_json
+from eval import Speed, Stopwatch
 from models import load_network
-from models.averaged import averaged_network
+from models.averaged import averaged_network, save_best, save_last
 from models.classifier import adapt_classes
+from models.compiling import compile_layers
 from models.darknet import Darknet
+from models.fitting import fit_memory
 from models.losses.classification import ClassificationLoss
 from models.training_cfg import fit_schedule, lengthened
 from models.transfer import freeze
@@ -39,15 +41,14 @@ from train import (
     finish,
     in_steps,
     out_of_patience,
-    save_best,
-    save_last,
     step,
     to_input,
 )
-from utils.atomic import remove_temporaries
+from utils.atomic import remove_temporaries, write_json
 from utils.cfg import Config, load_cfg
 from utils.cfg_classifier import closing_softmax
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
+from utils.distributed import ALONE
 from utils.divergence import check_loss
 from utils.due import Due
 from utils.ema import make_ema
@@ -69,8 +70,8 @@ _BOXES_ONLY = ("letterbox", "mixup", "copy_paste", "scale", "translate", "shear"
 _BOXES_ONLY += ("save_results", "save_voc", "plots", "csv", "save_txt", "save_crops", "view", "classes")
 
 
-def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None) -> None:
-    """Run the training of a classifier to its last table.
+def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None) -> int:
+    """Run the training of a classifier to its last table; return the exit code.
 
     Args:
         args: the flags of train.py.
@@ -93,6 +94,8 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
         if "learning_rate" not in args.set:  # the cfg's is meant for the cfg's batch
             args.nominal_batch = args.nominal_batch or load_cfg(args.cfg).net.batch
         config = fit_schedule(args, config, len(train_set), small_batch=SMALL_BATCH)
+        if args.fit_memory:
+            config = fit_memory(config, (config.net.height, config.net.width), device, dtype, ALONE)
     net, about = config.net, description(config, train_set)
     folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +111,8 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
         network.to(device, memory_format=torch.channels_last).train()
         freeze(network, args.freeze)
         freeze_weights_beside_batch_norm(network)
+        if args.compile:
+            compile_layers(network)
         updates = LayerUpdates(network)
         criterion = ClassificationLoss(closing_softmax(config).temperature)
         state = TrainingState(
@@ -160,9 +165,10 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
                 break
         log.close()
         finish(state, folder)
-    if stop.signal is not None:
-        print(f"stopped by a signal; go on with: python train.py --resume {folder}")
-        sys.exit(stop.exit_code)
+    if stop.signal is None:
+        return 0
+    print(f"stopped by a signal; go on with: python train.py --resume {folder}")
+    return stop.exit_code
 
 
 def augmentation_of(args: argparse.Namespace, config: Config) -> LabelledAugmentation:

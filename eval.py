@@ -9,7 +9,6 @@ python eval.py --data coco/annotations/instances_val2017.json --results detectio
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from models import describe_network, load_network
 from models.darknet import Darknet
 from models.postprocess import postprocess
 from utils import cli
-from utils.atomic import atomic_write
+from utils.atomic import write_json
 from utils.box_table import BoxTable, detection_table, truth_table
 from utils.cfg import with_size
 from utils.cfg_classifier import is_classifier
@@ -288,13 +287,6 @@ def save_plots(evaluation: Evaluation, dataset: Dataset, folder: Path) -> None:
     for rank, image in enumerate(worst_images(matches, WORST), start=1):
         plot_mistakes(image, read_image(image.record.path), dataset.names, folder / f"worst_{rank:02}.png")
     print(f"plots: {folder}")
-
-
-def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write json that is whole or not there."""
-    with atomic_write(path, binary=False) as file:
-        json.dump(content, file, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
 
 
 def load_classes(args: argparse.Namespace, network: Darknet) -> Dataset:

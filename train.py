@@ -3,6 +3,7 @@
 python train.py --cfg yolov4-mish.cfg                         the built-in sample data set
 python train.py --cfg yolov4-tiny-mish.cfg --data my.yaml     your own images
 python train.py --resume runs/train/yolov4-tiny-mish          go on where it stopped
+torchrun --nproc-per-node 8 train.py --cfg yolov4-mish.cfg ... on eight GPUs
 """
 
 from __future__ import annotations
@@ -22,24 +23,27 @@ from torch import Tensor
 from data.affine import Affine
 from data.dataset import Dataset
 from data.fingerprint import check_same_data, fingerprint
-from data.training_data import find_data, load_splits, training_batches
-from eval import evaluate_network, write_json
+from data.training_data import find_data, input_sizes, load_splits, training_batches
+from eval import evaluate_network
 from models.adversarial import SelfAdversary
-from models.averaged import averaged_network
+from models.averaged import averaged_network, save_best, save_last
+from models.batch_norm import synchronise_batch_norm
+from models.compiling import compile_layers
 from models.darknet import Darknet
 from models.dropblock import add_dropblock
+from models.fitting import fit_memory
 from models.losses.criterion import make_criterion
 from models.losses.darknet import Losses
 from models.losses.rejection import LabelRejection
 from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg
 from models.transfer import expect_background, freeze, load_pretrained
-from models.weights import save_darknet_weights
 from utils import cli
 from utils.atomic import remove_temporaries
 from utils.cfg import Config, format_cfg, load_cfg, parse_cfg
 from utils.cfg_classifier import is_classifier
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
+from utils.checkpoint import load_checkpoint
+from utils.device import autocast, make_repeatable, precision_name, resolve_precision
+from utils.distributed import ALONE, World, join_world
 from utils.divergence import check_gradient, check_loss
 from utils.due import Due
 from utils.ema import make_ema
@@ -49,7 +53,7 @@ from utils.layer_updates import LayerUpdates, drop_not_finite, freeze_weights_be
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.results_plot import plot_results
 from utils.run_folder import lock_folder, new_run_folder
-from utils.runlog import RunLog, cut_metrics, evaluation_table, read_metrics
+from utils.runlog import RunLog, SilentLog, cut_metrics, evaluation_table, read_metrics
 from utils.signals import StopRequest
 from utils.structures import Batch
 from utils.train_flags import parse_train_flags, save_args
@@ -57,12 +61,21 @@ from utils.training_pictures import batch_picture, detections_picture
 from utils.training_state import TrainingState
 
 LOSS_TERMS = ("loss", "box", "objectness", "classes")
+SIGNAL_GRACE = 5.0  # seconds; torchrun hands on a signal that its processes may have got already
 
 
 def main(argv: Sequence[str]) -> None:
     """Run a training from its flags to its last table."""
     args = parse_train_flags(argv)
-    device = select_device(args.device)
+    with join_world(args.rank_timeout) as world:
+        exit_code = train(args, world)
+    if exit_code:
+        sys.exit(exit_code)
+
+
+def train(args: argparse.Namespace, world: World) -> int:
+    """Run the training ``args`` ask for, together with the other processes of ``world``; return the exit code."""
+    device = world.device(args.device)
     dtype = resolve_precision(args.precision, device, training=True)
     make_repeatable(args.seed, device)
     saved = load_checkpoint(args.resume / "last.pt") if args.resume else None
@@ -72,32 +85,45 @@ def main(argv: Sequence[str]) -> None:
     if is_classifier(config):
         import classify  # late: its loop is made of the parts of this script
 
-        classify.train(args, config, saved)
-        return
-    args.data = find_data(args.data)
-    train_set, val_set = load_splits(args.data, names=args.names, check=args.scan, workers=args.workers)
+        world.refuse("a classifier is trained")
+        return classify.train(args, config, saved)
+    with world.machine_leader_first("data"):  # it looks at every image and remembers what it saw
+        args.data = find_data(args.data)
+        train_set, val_set = load_splits(args.data, names=args.names, check=args.scan, workers=args.workers)
     config = adapt_heads(config, len(train_set.names), train_set.source)
     if saved:
         config = lengthened(config, len(train_set), epochs=args.epochs, iterations=args.iterations)
     else:
         config = fit_schedule(args, config, len(train_set))
+        if args.fit_memory:
+            config = fit_memory(config, input_sizes(config, args.seed).largest, device, dtype, world)
     net, about = config.net, description(config, train_set)
-    folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
-    folder.mkdir(parents=True, exist_ok=True)
+    world.check_same(about, "the data or the cfg")
+    folder = world.on_main(
+        lambda: Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
+    )
 
-    with lock_folder(folder), StopRequest() as stop, ExitStack() as closing:
-        remove_temporaries(folder)
+    with ExitStack() as closing:
+        if world.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            closing.enter_context(lock_folder(folder))
+            remove_temporaries(folder)
+        stop = closing.enter_context(StopRequest(grace=SIGNAL_GRACE if world.size > 1 else 0.0))
         network = Darknet(config)
         if saved:
             check_same_data(saved.get("data"), about["data"], folder)
         else:
-            begin_run(args, network, folder)
-        (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
+            begin_run(args, network, folder, world)
         network.to(device, memory_format=torch.channels_last).train()
         freeze(network, args.freeze)
         freeze_weights_beside_batch_norm(network)
         if args.dropblock:
             add_dropblock(network, args.dropblock, args.dropblock_side)
+        if args.sync_bn and world.size > 1:
+            synchronise_batch_norm(network)
+        if args.compile:
+            compile_layers(network)
+        replica = world.replicate(network, some_idle=network.graph.some_idle)
         adversary = SelfAdversary(network, seed=args.seed)
         updates = LayerUpdates(network)
         criterion = LabelRejection(make_criterion(network, args.loss), network)
@@ -110,7 +136,6 @@ def main(argv: Sequence[str]) -> None:
         )
         if saved:
             state.restore(saved, f"{folder}/last.pt")
-        cut_metrics(folder / "metrics.jsonl", state.iteration)
         loader = training_batches(
             train_set,
             config,
@@ -124,49 +149,61 @@ def main(argv: Sequence[str]) -> None:
             affine=Affine(args.scale, args.translate, args.shear),
             photometric=args.photometric,
             cache=args.cache,
+            rank=world.rank,
+            ranks=world.size,
         )
-        log = RunLog(folder, start=state.iteration, total=net.max_batches, images_per_iteration=net.batch)
+        log = SilentLog()
+        if world.is_main:
+            (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
+            cut_metrics(folder / "metrics.jsonl", state.iteration)
+            log = RunLog(folder, start=state.iteration, total=net.max_batches, images_per_iteration=net.batch)
         closing.callback(log.close)
         due = Due(net.max_batches, evaluate_every=args.eval_interval, save_every=args.save_interval)
-        print(f"training on {device} in {precision_name(dtype)}: {len(train_set):,} images, into {folder}", flush=True)
+        where = world.describe(device)
+        print(f"training on {where} in {precision_name(dtype)}: {len(train_set):,} images, into {folder}", flush=True)
 
         for batches in in_steps(loader, net.subdivisions):
             rate = learning_rate(net, state.iteration + 1, seed=args.seed)
             set_learning_rate(state.optimizer, rate)
             network.seen = state.iteration * net.batch
-            step_images = sum(len(batch.images) for batch in batches)
+            world.reseed(args.seed, state.iteration)
+            (step_images,) = world.mean([sum(len(batch.images) for batch in batches)])
             sums = dict.fromkeys(LOSS_TERMS, 0.0)
-            for part, batch in enumerate(batches):
+            for part, batch in enumerate(world.accumulate(replica, batches)):
                 with autocast(device, dtype):
                     images = adversary(to_input(batch.images, device), state.iteration, part)
-                    raws = network(images, batch.targets)
+                    raws = replica(images, batch.targets)
                 losses = criterion(raws, batch.targets)
                 terms = loss_terms(losses)
                 check_loss(terms, state.iteration, batch.names)
                 state.scaler.scale(losses.total / step_images).backward()
                 sums = {name: sums[name] + terms[name].item() / step_images for name in sums}
+            world.average_statistics(network)
             step(state, updates, args.clip_gradient, batches)
-            log.step(state.iteration, sums, rate)
+            log.step(state.iteration, dict(zip(sums, world.mean(sums.values()), strict=True)), rate)
 
-            if state.iteration == 1:
+            if state.iteration == 1 and world.is_main:
                 picture = batch_picture(batches[0], train_set.names)
                 write_image(folder / "mosaic.jpg", picture)
                 log.picture("first batch", picture, 1)
             if due.evaluation(state.iteration):
-                evaluate(args, state, about, val_set, folder, log)
+                evaluate(args, state, about, val_set, folder, log, world)
+            stop.signal = world.largest(stop.signal or 0) or None  # all stop after the same iteration
             stopping = stop.signal is not None or out_of_patience(args, state, log)
-            if due.save(state.iteration) or stopping:
+            if (due.save(state.iteration) or stopping) and world.is_main:
                 save_last(state, about, folder)
             if stopping:
                 break
         log.close()
-        finish(state, folder)
-    if stop.signal is not None:
-        print(f"stopped by a signal; go on with: python train.py --resume {folder}")
-        sys.exit(stop.exit_code)
+        if world.is_main:
+            finish(state, folder)
+    if stop.signal is None:
+        return 0
+    print(f"stopped by a signal; go on with: python train.py --resume {folder}")
+    return stop.exit_code
 
 
-def begin_run(args: argparse.Namespace, network: Darknet, folder: Path) -> None:
+def begin_run(args: argparse.Namespace, network: Darknet, folder: Path, world: World = ALONE) -> None:
     """Pretrained weights into the network, the flags into the run folder."""
     if (folder / "last.pt").exists():
         raise UsageError(f"{folder}: holds a run already; go on with --resume {folder}, or give another --out")
@@ -174,7 +211,8 @@ def begin_run(args: argparse.Namespace, network: Darknet, folder: Path) -> None:
     expect_background(network)
     if args.weights:
         print(load_pretrained(network, Path(args.weights), load_cfg(args.cfg)))
-    save_args(args, folder / "args.json")
+    if world.is_main:
+        save_args(args, folder / "args.json")
 
 
 def in_steps(loader: Iterable[Batch], subdivisions: int) -> Iterator[list[Batch]]:
@@ -219,7 +257,8 @@ def evaluate(
     about: dict[str, Any],
     val_set: Dataset,
     folder: Path,
-    log: RunLog,
+    log: RunLog | SilentLog,
+    world: World,
 ) -> None:
     """Measure the averaged weights; write best.pt and best.weights where they are the best so far."""
     network = averaged_network(state)
@@ -233,26 +272,20 @@ def evaluate(
         workers=args.workers,
         letterbox=network.config.net.letter_box,
         progress=False,
+        world=world,
     )
     metrics = evaluation.metrics
+    better = state.best.update(state.iteration, metrics.ap50, metrics.ap)
+    if not world.is_main:
+        return
     log.evaluation(state.iteration, {key: value for key, value in metrics.as_dict().items() if key != "per_class"})
     present = metrics.precision50[metrics.precision50.min(axis=1) >= 0]
     if len(present):
         log.curve("precision and recall at IoU 0.5", present.mean(axis=0), state.iteration)
     picture = detections_picture(val_set.records, evaluation.detections, val_set.names)
     log.picture("detections", picture, state.iteration)
-    if state.best.update(state.iteration, metrics.ap50, metrics.ap):
+    if better:
         save_best(state, network, about, metrics.as_dict(), folder)
-
-
-def save_best(
-    state: TrainingState, network: Darknet, about: dict[str, Any], metrics: dict[str, Any], folder: Path
-) -> None:
-    """Write best.pt, best.weights and what was measured of them, best.json."""
-    weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}
-    save_checkpoint(folder / "best.pt", {**about, **weights})
-    save_darknet_weights(network, folder / "best.weights")
-    write_json(folder / "best.json", metrics)
 
 
 def description(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -265,14 +298,7 @@ def description(config: Config, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def save_last(state: TrainingState, about: dict[str, Any], folder: Path) -> None:
-    """Write last.pt, from which ``--resume`` goes on, and last.weights."""
-    network = averaged_network(state)
-    save_checkpoint(folder / "last.pt", {**about, **state.as_dict()})
-    save_darknet_weights(network, folder / "last.weights")
-
-
-def out_of_patience(args: argparse.Namespace, state: TrainingState, log: RunLog) -> bool:
+def out_of_patience(args: argparse.Namespace, state: TrainingState, log: RunLog | SilentLog) -> bool:
     """Whether ``--patience`` evaluations went by without a better one."""
     if args.patience is None or state.best.evaluations_since < args.patience:
         return False

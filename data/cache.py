@@ -20,6 +20,7 @@ from data.dataset import Dataset
 from utils.atomic import atomic_write
 from utils.errors import EnvironmentFault
 from utils.image import printable
+from utils.memory import available_memory
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SPARE = 0.1  # this part of what is free is left to others
@@ -148,7 +149,7 @@ def _fitting(sizes: list[tuple[int, int]], budget: int) -> list[int]:
 
 def _free_memory() -> int:
     """Bytes of memory that may be taken: of the machine, and of the shared memory the workers see."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = available_memory()
     if _SHARED_MEMORY.is_dir():
         free = min(free, shutil.disk_usage(_SHARED_MEMORY).free)
     return int(free * (1 - _SPARE))

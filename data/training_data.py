@@ -17,6 +17,7 @@ from data.scan import scan
 from data.share import Share, check_divisible
 from utils.cfg import Config
 from utils.cfg_heads import Region, Yolo
+from utils.memory import available_memory
 from utils.names import read_names
 from utils.structures import Batch
 
@@ -56,6 +57,24 @@ def _checked(dataset: Dataset, workers: int) -> Dataset:
     return report.dataset
 
 
+def input_sizes(config: Config, seed: int) -> MultiScale:
+    """The input size of each mini-batch, as the cfg's last head says."""
+    net, random = config.net, _last_head(config).random
+    return MultiScale(
+        size=(net.height, net.width),
+        factor=_DARKNET_SCALES if random == 1 else random or 1.0,
+        step=net.resize_step,
+        seed=seed,
+        subdivisions=net.subdivisions,
+        max_batches=net.max_batches,
+    )
+
+
+def _last_head(config: Config) -> Yolo | Region:
+    """The section whose keys rule the augmentation of the whole network."""
+    return next(section for section in reversed(config.layers) if isinstance(section, Yolo | Region))
+
+
 def training_batches(
     dataset: Dataset,
     config: Config,
@@ -89,11 +108,10 @@ def training_batches(
     """
     net = config.net
     check_divisible(net, ranks)
-    head = next(section for section in reversed(config.layers) if isinstance(section, Yolo | Region))  # it rules all
     total = net.max_batches * net.subdivisions
     augmentation = Augmentation.from_config(
         net,
-        head,
+        _last_head(config),
         mosaic=mosaic,
         mixup=mixup,
         copy_paste=copy_paste,
@@ -101,17 +119,11 @@ def training_batches(
         photometric=load_photometric(photometric),
         close_at=net.subdivisions * round(net.max_batches * (1 - close_mosaic)),
     )
-    sizes = MultiScale(
-        size=(net.height, net.width),
-        factor=_DARKNET_SCALES if head.random == 1 else head.random or 1.0,
-        step=net.resize_step,
-        seed=seed,
-        subdivisions=net.subdivisions,
-        max_batches=net.max_batches,
-    )
+    sizes = input_sizes(config, seed)
     batch = net.batch // net.subdivisions
     positions = DynamicMinibatch(batch, sizes, total) if net.dynamic_minibatch else FixedMinibatch(batch)
-    images, note = open_cache(cache, dataset)
+    budget = available_memory() // ranks if cache == "memory" else None
+    images, note = open_cache(cache, dataset, budget=budget)
     if note:
         print(note)
     return train_loader(

@@ -1,10 +1,16 @@
-"""The network a training is measured by: that of its averaged weights."""
+"""The network a training is measured by: that of its averaged weights, and the files it is kept in."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.darknet import Darknet
+from models.weights import save_darknet_weights
+from utils.atomic import write_json
+from utils.checkpoint import save_checkpoint
 from utils.training_state import TrainingState
 
 
@@ -20,3 +26,20 @@ def averaged_network(state: TrainingState) -> Darknet:
     network.load_state_dict(state.ema.module_state())
     network.seen = state.iteration * network.config.net.batch
     return network.eval()
+
+
+def save_best(
+    state: TrainingState, network: Darknet, about: dict[str, Any], metrics: dict[str, Any], folder: Path
+) -> None:
+    """Write best.pt, best.weights and what was measured of them, best.json."""
+    weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}
+    save_checkpoint(folder / "best.pt", {**about, **weights})
+    save_darknet_weights(network, folder / "best.weights")
+    write_json(folder / "best.json", metrics)
+
+
+def save_last(state: TrainingState, about: dict[str, Any], folder: Path) -> None:
+    """Write last.pt, from which ``--resume`` goes on, and last.weights."""
+    network = averaged_network(state)
+    save_checkpoint(folder / "last.pt", {**about, **state.as_dict()})
+    save_darknet_weights(network, folder / "last.weights")

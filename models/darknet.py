@@ -91,10 +91,13 @@ class Darknet(nn.Module):
         """
         self._check(images)
         frozen = self._begin_training_pass(images, targets) if self.training else 0
+        return self.run_layers(images.to(self.dtype), frozen)
+
+    def run_layers(self, x: Tensor, frozen: int) -> list[Tensor]:
+        """From input to raw heads; the first ``frozen`` layers without gradient. `models.compiling` replaces it."""
         wanted = self.graph.heads + (self.graph.embeddings if self.training else ())
         alive: dict[int, Tensor] = {}
         raws: list[Tensor] = []
-        x = images.to(self.dtype)
         for index, layer in enumerate(self.layers):
             node = self.graph.nodes[index]
             sources = [alive[source] for source in node.sources]

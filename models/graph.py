@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from models.shapes import MisfitError, Node, Shape, measure
 from utils.cfg import Config
 from utils.cfg_heads import Contrastive, GaussianYolo, Region, Yolo
-from utils.cfg_layers import Convolutional, Cost, Route, Sam, ScaleChannels, Section, Shortcut, Softmax, Unsupported
+from utils.cfg_layers import (
+    Convolutional,
+    Cost,
+    Implicit,
+    Route,
+    Sam,
+    ScaleChannels,
+    Section,
+    Shortcut,
+    Softmax,
+    Unsupported,
+)
 from utils.errors import CfgError
 
 MAX_PARAMETERS = 2**30  # 4 GiB of float32
@@ -41,9 +52,27 @@ class Graph:
         return sum(node.parameters for node in self.nodes)
 
     @property
+    def operations(self) -> int:
+        """Multiplications and additions for one image of the cfg's size."""
+        return sum(node.operations for node in self.nodes)
+
+    @property
     def activations(self) -> int:
         """Values all layers put out for one image, most of which training has to keep."""
         return sum(math.prod(node.outputs) for node in self.nodes)
+
+    @property
+    def some_idle(self) -> bool:
+        """Whether there are training steps in which parameters get no gradient, besides those frozen for good."""
+        sections = [node.section for node in self.nodes]
+        held = any(section.stopbackward > 1 or section.onlyforward for section in sections)
+        return held or bool(self.embeddings) or any(map(self._leads_nowhere, range(len(self.nodes))))
+
+    def _leads_nowhere(self, index: int) -> bool:
+        """Whether neither a layer nor the caller reads the output of layer ``index``."""
+        if index in (*self.heads, *self.embeddings, self.output) or self.last_use[index] > index:
+            return False
+        return index + 1 == len(self.nodes) or isinstance(self.nodes[index + 1].section, Route | Implicit)
 
 
 def plan(config: Config) -> Graph:

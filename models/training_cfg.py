@@ -13,7 +13,7 @@ from utils.cfg_layers import Convolutional
 from utils.errors import UsageError
 from utils.training_plan import SMALL_BATCH, Schedule, plan_training
 
-_BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
+BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
 
 
 def read_cfg(args: argparse.Namespace) -> Config:
@@ -85,7 +85,7 @@ def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small
         given=given,
         epochs=args.epochs,
         iterations=args.iterations,
-        bytes_per_image=_BYTES_PER_ACTIVATION * plan(config).activations,
+        bytes_per_image=BYTES_PER_ACTIVATION * plan(config).activations,
         nominal_batch=args.nominal_batch,
         small_batch=small_batch,
     )

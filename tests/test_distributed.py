@@ -67,6 +67,8 @@ def test_alone_everything_stays_as_it_is() -> None:
     with ALONE.machine_leader_first("data"):
         pass
     assert torch.equal(state, torch.get_rng_state())
+    assert ALONE.describe(torch.device("cpu")) == "cpu"
+    assert World(1, 8).describe(torch.device("cuda", 1)) == "8 x cuda"
     assert ALONE.device("cpu") == torch.device("cpu")
 
 

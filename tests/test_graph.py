@@ -178,3 +178,16 @@ def test_networks_too_big_to_be_meant() -> None:
     huge = NET.replace("32", "32768").replace("64", "32768") + CONV.format(64, 1)
     refused(huge, "brings one image to 71,940,702,208 activations, 268 GiB")
     assert time.perf_counter() - started < 2
+
+
+def idle(text: str) -> bool:
+    return plan(parse_cfg(text, source="a.cfg")).some_idle
+
+
+def test_steps_in_which_parameters_get_no_gradient() -> None:
+    text = NET + CONV.format(4, 1) + CONV.format(16, 2) + HEAD
+    assert not idle(text)
+    assert not idle(text.replace("filters=4", "filters=4\nstopbackward=1", 1))  # frozen for good
+    assert idle(text.replace("filters=4", "filters=4\nstopbackward=100", 1))
+    assert idle(text.replace("filters=4", "filters=4\nonlyforward=1", 1))
+    assert idle(NET + CONV.format(4, 1) + CONV.format(4, 1) + "[route]\nlayers=0\n" + CONV.format(16, 2) + HEAD)

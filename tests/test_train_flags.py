@@ -116,3 +116,19 @@ def test_regularisation_is_off_unless_asked_for() -> None:
         ["--cfg", "a", "--sat", "1", "--cbn", "--dropblock", ".1", "--dropblock-side", "5", "--ema", "darknet"]
     )
     assert (args.sat, args.cbn, args.dropblock, args.dropblock_side, args.ema) == (1, True, 0.1, 5, "darknet")
+
+
+def test_a_batch_that_fits_memory() -> None:
+    args = parse_train_flags(["--cfg", "a", "--batch", "auto"])
+    assert (args.fit_memory, args.batch) == (True, None)
+    args = parse_train_flags(["--cfg", "a", "--batch", "16"])
+    assert (args.fit_memory, args.batch) == (False, 16)
+
+
+def test_flags_of_several_processes(run: Path) -> None:
+    args = parse_train_flags(["--cfg", "a"])
+    assert (args.sync_bn, args.rank_timeout, args.compile) == (False, 120, False)
+    args = parse_train_flags(["--resume", str(run), "--rank-timeout", "5", "--compile"])
+    assert (args.rank_timeout, args.compile) == (5, True)
+    with pytest.raises(UsageError, match="--sync-bn cannot change"):
+        parse_train_flags(["--resume", str(run), "--sync-bn"])

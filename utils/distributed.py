@@ -74,6 +74,10 @@ class World:
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)
 
+    def describe(self, device: torch.device) -> str:
+        """Where a run computes, for people: ``cuda``, or ``8 x cuda``."""
+        return str(device) if self.size == 1 else f"{self.size} x {device.type}"
+
     # --- exchange; each of these calls is made by all processes ---------------------------------------------------
 
     def barrier(self) -> None:

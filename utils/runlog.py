@@ -97,6 +97,19 @@ class RunLog:
         self._file.flush()
 
 
+class SilentLog:
+    """Takes what a `RunLog` takes, and keeps nothing of it: for the processes that leave the record to the first."""
+
+    def step(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None:
+        """Nothing."""
+
+    def note(self, line: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def cut_metrics(path: Path, iteration: int) -> None:
     """Drop the rows of ``metrics.jsonl`` beyond ``iteration``: a resumed run writes them again."""
     if not path.exists():

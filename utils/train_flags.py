@@ -22,7 +22,12 @@ _FREE_ON_RESUME = {
     "eval_interval",
     "save_interval",
     "patience",
+    "rank_timeout",
+    "compile",
 }
+
+
+_AUTO = "auto"
 
 
 def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -38,6 +43,7 @@ def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
         args.set = dict(_assignment(text) for text in args.set)
         if args.cfg is None:
             raise UsageError("train.py: --cfg is needed, for example --cfg yolov4-tiny-mish.cfg")
+        args.fit_memory, args.batch = args.batch == _AUTO, None if args.batch == _AUTO else args.batch
         apply_recipe(args)
         return args
     return _resumed(parser, argv, args.resume)
@@ -100,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_regularisation_flags(parser)
     _add_data_flags(parser)
     cli.add_device_flags(parser)
+    parser.add_argument("--compile", action="store_true", help="let torch.compile make the network's passes faster")
+    _add_process_flags(parser)
     return parser
 
 
@@ -139,7 +147,12 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="learning_rate is meant for batches of N images and scaled to those of the run (0: is not scaled)",
     )
-    group.add_argument("--batch", type=cli.positive_int, help="images for one optimiser step (default: the cfg's)")
+    group.add_argument(
+        "--batch",
+        type=_batch,
+        metavar="N|auto",
+        help="images for one optimiser step (default: the cfg's); auto: that, in the fewest --subdivisions that fit",
+    )
     group.add_argument("--subdivisions", type=cli.positive_int, help="parts a batch is computed in, to save memory")
     group.add_argument(
         "--set",
@@ -180,6 +193,20 @@ def _add_regularisation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several processes, started by torchrun (docs/training.md)")
+    group.add_argument(
+        "--sync-bn", action="store_true", help="batch norm sees the mini-batches of all processes as one"
+    )
+    group.add_argument(
+        "--rank-timeout",
+        type=cli.positive_int,
+        default=120,
+        metavar="SECONDS",
+        help="wait so long for another process before giving up (default %(default)s)",
+    )
+
+
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
     group.add_argument("--cache", choices=("memory", "disk"), help="keep decoded images")
@@ -200,6 +227,11 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--photometric", metavar="default|none|FILE", default="none", help="extra colour augmentation: albumentations"
     )
     group.add_argument("--no-scan", dest="scan", action="store_false", help="do not check the images before training")
+
+
+def _batch(text: str) -> int | str:
+    """A number of images, or ``auto``."""
+    return _AUTO if text == _AUTO else cli.positive_int(text)
 
 
 def _degrees(text: str) -> float:
