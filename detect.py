@@ -31,7 +31,7 @@ from utils.cfg import Config, with_size
 from utils.cfg_classifier import is_classifier
 from utils.cli import Parser, add_device_flags, add_network_flags, add_threshold_flags, positive_int, run
 from utils.detection_files import Add, Stems, crops, csv_report, file_name, json_report, yolo_labels
-from utils.device import precision_name, resolve_precision, select_device
+from utils.device import select_device
 from utils.drawn_output import image_files, refuse_source, video_file, window
 from utils.errors import EnvironmentFault, InputError, UsageError
 from utils.frame import Frame
@@ -205,8 +205,7 @@ def load_detector(
 ) -> tuple[Detector, str, tuple[str, ...]]:
     """The detector, the name of its cfg and the names of its classes."""
     device = select_device(args.device)
-    precision = precision_name(resolve_precision(args.precision, device))
-    network = load_network(config, args.weights, device, precision)
+    network = load_network(config, args.weights, device, args.precision)
     if not network.heads:
         raise UsageError(
             f"{config.source}: finds no boxes (wanted a [yolo] section, or for classes a closing [softmax])"

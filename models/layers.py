@@ -16,7 +16,7 @@ from models.activations import activate_
 from models.batch_norm import batch_norm
 from models.excitation import AssistedExcitation
 from models.layers_pooling import Blur
-from models.ops import batch_norm_act, bias_act, native
+from models.ops import PackedConv2d, batch_norm_act, bias_act, native
 from models.shapes import Node, Shape
 from utils.cfg_layers import Connected, Convolutional, Implicit
 
@@ -37,7 +37,7 @@ def _statistics(bn: nn.BatchNorm2d) -> NamedTensors:
     yield "bn variance", bn.running_var
 
 
-class DarknetConv2d(nn.Conv2d):
+class DarknetConv2d(PackedConv2d):
     """A convolution that starts as Darknet's: U(-1, 1) * sqrt(2 / fan_in), bias 0."""
 
     def reset_parameters(self) -> None:

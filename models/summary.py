@@ -13,10 +13,9 @@ def summary(graph: Graph) -> str:
     """One line a layer: kind, filters, size/stride, input, output (W x H x C), parameters, BFLOPs; then the totals."""
     head = _ROW.format("layer", "kind", "filters", "size/stride", "input", "output", "parameters", "BFLOPs")
     rows = [_row(node) for node in graph.nodes]
-    operations = sum(node.operations for node in graph.nodes)
     totals = (
         f"{graph.parameters:,} parameters ({graph.parameters * 4 / 2**20:.1f} MiB of .weights), "
-        f"{operations / 1e9:.3f} BFLOPs, {graph.activations * 4 / 2**20:.1f} MiB of float32 activations an image"
+        f"{graph.operations / 1e9:.3f} BFLOPs, {graph.activations * 4 / 2**20:.1f} MiB of float32 activations an image"
     )
     return "\n".join((head, *rows, totals))
 

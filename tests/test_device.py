@@ -80,4 +80,7 @@ def test_auto_trains_in_bf16_where_the_cpu_multiplies_in_it(monkeypatch, abiliti
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
     assert resolve_precision("auto", CPU, training=True) == dtype
     assert resolve_precision("auto", CPU) == torch.float32  # inference gives Darknet's numbers
+    assert resolve_precision("auto", CPU, operations=2.9e9) == torch.float32
+    assert resolve_precision("auto", CPU, operations=6.9e9) == dtype  # unless the network is YOLOv4-tiny or larger
+    assert resolve_precision("fp32", CPU, operations=6.9e9) == torch.float32
     assert resolve_precision("fp32", CPU, training=True) == torch.float32

@@ -1,7 +1,8 @@
-"""Fused operators with native twins: ``mish``, ``batch_norm_act``, ``bias_act``; ``set_ops`` chooses."""
+"""Operators with native twins: ``mish``, ``batch_norm_act``, ``bias_act``, ``PackedConv2d``; ``set_ops`` chooses."""
 
 from models.ops.batch_norm_act import batch_norm_act, bias_act
 from models.ops.extension import get_ops, set_ops
 from models.ops.mish import mish
+from models.ops.packed_conv import PackedConv2d
 
-__all__ = ["batch_norm_act", "bias_act", "get_ops", "mish", "set_ops"]
+__all__ = ["PackedConv2d", "batch_norm_act", "bias_act", "get_ops", "mish", "set_ops"]
