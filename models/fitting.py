@@ -47,8 +47,8 @@ def fit_memory(config: Config, size: Size, device: torch.device, dtype: torch.dt
         )
     images = config.net.batch // parts // world.size
     print(
-        f"--batch auto: {config.net.batch} images in {parts} parts, {images} at a time on {world.describe(device)} "
-        f"({free / 2**30:.1f} GiB free for each)"
+        f"--batch auto: batch {config.net.batch}, subdivisions {parts}: {images} images at a time "
+        f"on {world.describe(device)} ({free / 2**30:.1f} GiB free for each)"
     )
     return with_net(config, subdivisions=str(parts))
 

@@ -118,7 +118,9 @@ def exchange() -> dict[str, Any]:
             began = time.monotonic()
             time.sleep(0.3 if world.is_main else 0)
             ended = time.monotonic()
+        replica = world.replicate(nn.Linear(1, 1))
         return {
+            "synchronising": [replica.require_backward_grad_sync for _ in world.accumulate(replica, "abc")],
             "gather": world.gather(f"rank {world.rank}"),
             "on_main": world.on_main(lambda: world.rank),
             "mean": world.mean([1.5 + world.rank, -1.0]),
@@ -138,6 +140,7 @@ def test_exchanges(ranks: Ranks) -> None:
         assert (got["on_main"], got["mean"], got["largest"]) == (0, [2.0, -1.0], 10)
         assert got["statistics"] == [0.5, 3.0]
         assert got["same"] == "nothing"
+        assert got["synchronising"] == [False, False, True]
         assert "the rank differs from that of rank" in got["differs"]
         assert got["noise"][0] == got["noise"][1]
     assert first["noise"] != second["noise"]

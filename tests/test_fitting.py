@@ -44,7 +44,7 @@ def test_a_cpu_by_estimate(
     monkeypatch.setattr(fitting, "available_memory", lambda: int(free) + 1)
     fitted = fit_memory(config, (96, 96), CPU, torch.float32, ALONE)
     assert (fitted.net.batch, fitted.net.subdivisions) == (64, parts)
-    assert f"64 images in {parts} parts, {64 // parts} at a time on cpu" in capsys.readouterr().out
+    assert f"batch 64, subdivisions {parts}: {64 // parts} images at a time on cpu" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

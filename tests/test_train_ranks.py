@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 import torch
 
 import train
+from models.compiling import compile_layers
 from tests.painted import write_painted
 from tests.ranks import PATIENCE, ROOT, Ranks, scripts
 from utils.checkpoint import load_checkpoint
-from utils.runlog import read_metrics
+from utils.runlog import RunLog, read_metrics
 
 LONG = 100_000  # iterations: a run that is over only when it is ended
 
@@ -97,6 +99,53 @@ def test_a_batch_must_divide_among_the_processes(painted: Path, ranks: Ranks, tm
     wanted = "UsageError: batch=8 in subdivisions=8 does not divide among 2 processes; give --batch 16,"
     for answer in ranks(trained, flags(painted, tmp_path / "run", "--batch", 8, "--subdivisions", 8)):
         assert answer.startswith(wanted)
+
+
+def compiled(argv: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Weights after a run through torch.compile; its stock backend would call a C++ compiler for a minute."""
+    train.compile_layers = partial(compile_layers, backend="aot_eager")
+    return dict(trained([*argv, "--compile"])[0])
+
+
+def test_compiled_layers_exchange_gradients_too(painted: Path, ranks: Ranks, tmp_path: Path) -> None:
+    more = ("--iterations", 2, "--eval-interval", 0, "--batch", "auto")
+    train.main(flags(painted, tmp_path / "one", *more, "--set", "batch=8"))
+    first, second = answers = ranks(compiled, flags(painted, tmp_path / "two", *more, "--set", "batch=8", "--sync-bn"))
+    assert [type(answer) for answer in answers] == [dict, dict], answers
+    for name, tensor in load_checkpoint(tmp_path / "one" / "last.pt")["model"].items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def stopped_and_resumed(argv: Sequence[str], out: str) -> None:
+    """A run of which one process gets a signal in its third step, and its continuation."""
+    record = train.RunLog.step
+
+    def step(log: RunLog, iteration: int, *rest: Any) -> None:
+        record(log, iteration, *rest)
+        if iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train.RunLog.step = step
+    try:
+        train.main(argv)
+    except SystemExit as ended:
+        assert ended.code == 143
+        train.main(["--resume", out])
+    finally:
+        train.RunLog.step = record
+
+
+def test_resuming_two_processes_is_exact(ranks: Ranks, tmp_path: Path) -> None:
+    """With dropout, whose numbers differ between the processes."""
+    data = write_painted(tmp_path / "data")
+    unbroken, broken = (flags(data, tmp_path / name, "--iterations", 6) for name in ("unbroken", "broken"))
+    assert [type(answer) for answer in ranks(trained, unbroken)] == [tuple, tuple]
+    assert ranks(stopped_and_resumed, broken, str(tmp_path / "broken")) == [None, None]
+    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("unbroken", "broken"))
+    assert one["iteration"] == two["iteration"] == 6
+    for part in ("model", "ema"):
+        assert all(torch.equal(tensor, two[part][name]) for name, tensor in one[part].items())
 
 
 def wait_for_iteration(processes: Sequence[subprocess.Popen[str]], out: Path, iteration: int) -> None:
