@@ -77,18 +77,20 @@ def test_two_boxes_by_hand() -> None:
     losses = ScaledLoss([head])([raw], targets_of((0, 0, (0.0, 0.0, 8.0, 8.0)), (0, 1, (16.0, 8.0, 24.0, 16.0))))
     half = math.log(2)  # -log(1/2)
     assert losses.positives.item() == 2 and losses.mean_iou.item() == pytest.approx(1)
-    assert losses.box.item() == pytest.approx(0, abs=1e-6)
-    assert losses.objectness.item() == pytest.approx(3 * 4.0 * half)  # one head of three; balance of the finest
-    assert losses.classes.item() == pytest.approx(3 * 0.5 / 80 * 2 * half)  # both classes of each positive
+    assert losses.box.item() == pytest.approx(0, abs=1e-4)
+    assert losses.objectness.item() == pytest.approx(64 * 3 * 4.0 * half)  # one head of three; balance of the finest
+    assert losses.classes.item() == pytest.approx(64 * 3 * 0.5 / 80 * 2 * half)  # both classes of each positive
     # the second box now 8 x 4 round the same centre: IoU .5, no distance, atan(8 / 4) - atan(1) = .32175
     losses = ScaledLoss([head])([raw], targets_of((0, 0, (0.0, 0.0, 8.0, 8.0)), (0, 1, (16.0, 10.0, 24.0, 14.0))))
     aspect = 4 / math.pi**2 * 0.3217506**2  # .04196
     ciou = 0.5 - aspect**2 / (0.5 + aspect)  # .49675
-    assert losses.box.item() == pytest.approx(3 * 0.05 * (1 - ciou) / 2, rel=1e-5)  # the mean with the first box's 0
+    assert losses.box.item() == pytest.approx(
+        64 * 3 * 0.05 * (1 - ciou) / 2, rel=1e-5
+    )  # the mean with the first box's 0
     assert losses.mean_iou.item() == pytest.approx(0.75)
     losses.total.backward()
     # (sigmoid - aim) / 16 cells: aims 1 at the first, .5 = the IoU at the second, 0 elsewhere
-    gradient = raw.grad[0, 4] * 16 / 12
+    gradient = raw.grad[0, 4] * 16 / 12 / 64
     assert gradient[0, 0].item() == pytest.approx(-0.5)
     assert gradient[1, 2].item() == pytest.approx(0, abs=1e-6)
     assert gradient[3, 3].item() == pytest.approx(0.5)
@@ -106,7 +108,7 @@ def test_like_the_slow_loop(variant: str, seed: int) -> None:
         for head, raw in zip(heads, raws, strict=True)
     ]
     coarse, fine = parts
-    share, images = 3 / 2, 3
+    share, images = 64 * 3 / 2, 3
     assert losses.box.item() == pytest.approx(images * share * 0.05 * (coarse[0] + fine[0]), rel=1e-4)
     assert losses.objectness.item() == pytest.approx(images * share * (1.0 * coarse[1] + 4.0 * fine[1]), rel=1e-4)
     assert losses.classes.item() == pytest.approx(images * share * 0.5 / 80 * (coarse[2] + fine[2]), rel=1e-4)
@@ -162,7 +164,7 @@ def test_a_perfect_prediction_has_no_box_loss_and_aims_at_one(variant: str) -> N
     losses = ScaledLoss([head])([perfect_raw(head, box, places)], targets)
     assert losses.positives.item() == 9
     assert losses.mean_iou.item() == pytest.approx(1, abs=1e-5)
-    assert losses.box.item() == pytest.approx(0, abs=1e-6)
+    assert losses.box.item() == pytest.approx(0, abs=1e-4)
 
 
 def test_best_fit_of_two_boxes_in_one_place() -> None:
@@ -173,7 +175,7 @@ def test_best_fit_of_two_boxes_in_one_place() -> None:
     for rows in ([(0, 0, small), (0, 1, exact)], [(0, 1, exact), (0, 0, small)]):
         raw.grad = None
         losses([raw], targets_of(*rows)).total.backward()
-        aim = 0.5 - raw.grad[0, 4, 3, 5].item() * 96 / 12  # 96 cells; weight 12 of one head
+        aim = 0.5 - raw.grad[0, 4, 3, 5].item() * 96 / (64 * 12)  # 96 cells; weight 12 of one head
         assert aim == pytest.approx(1, abs=1e-5)
 
 
@@ -276,7 +278,7 @@ def test_probabilities_and_logits_have_one_cross_entropy() -> None:
         )
     saturated = torch.tensor([0.0, 1.0], requires_grad=True)
     scaled.cross_entropy(probabilities, saturated, torch.tensor([1.0, 0.0])).sum().backward()
-    assert saturated.grad[0] < -1e4 and saturated.grad[1] > 1e4  # as wrong as can be, and still learning
+    assert saturated.grad[0] < -5e3 and saturated.grad[1] > 5e3  # as wrong as can be, and still learning
 
 
 @pytest.mark.parametrize("loss", [ScaledLoss, SimotaLoss])

@@ -20,10 +20,11 @@ from utils import boxes as box_ops
 from utils.errors import UsageError
 from utils.structures import Size, Targets
 
-BOX, OBJECTNESS = 0.05, 1.0  # weights of the parts, as the authors found them on COCO
-CLASS = 0.5 / 80  # of each class: the authors' 0.5 is for the mean over COCO's 80
+# The weights of the parts, as the authors found them on COCO for the sum over batches of 64; here it is the mean.
+BOX, OBJECTNESS = 64 * 0.05, 64 * 1.0
+CLASS = 64 * 0.5 / 80  # of each class: the 0.5 is for the mean over COCO's 80
 _BALANCE = (4.0, 1.0, 0.4, 0.1)  # of the heads' objectness, finest first: its mean is over four times the cells
-_LEAST_PROBABILITY = 1e-5  # where a network puts out probabilities: the logarithm stays finite, also in fp16
+_LEAST_PROBABILITY = 1e-4  # where a network puts out probabilities: the logarithm stays finite, also in fp16
 _LARGEST_EXPONENT = 20.0  # of e^t, and below its negative: sizes would overflow, or lose their gradient
 _LEAST_SIGMOID = 1e-4  # of (2 s)^2, for the same reason
 
