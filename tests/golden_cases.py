@@ -25,9 +25,7 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 _NORMS = ("cudnnbn", "stock")  # batch norm as on a GPU; a variant without batch norm
 MODES = ("stretch", "letterbox")
 _FORWARD_KEYS = re.compile(r"input|calib|layers|l\d+_(pre|out)|dets_letter[01]_(raw|nms)")
-_TRAINING_KEYS = re.compile(
-    r"truth|s\d+_(lr|weights|d\d+_error|d\d+_l\d+_(out|delta|cost)|l\d+_g[wbs]|d\d+_l\d+_fwd)"
-)
+_TRAINING_KEYS = re.compile(r"truth|s\d+_(lr|weights|d\d+_error|d\d+_l\d+_(out|delta|cost)|l\d+_g[wbs]|d\d+_l\d+_fwd)")
 
 
 def forward_cases(folder: Path = FOLDER) -> list[str]:

@@ -20,7 +20,7 @@ from utils.errors import UsageError
 from utils.structures import Detections, ImageRecord
 
 BACKENDS = ("faster", "pycocotools")
-MAX_DETECTIONS = 100  # COCO allows a detector so many boxes in an image
+MAX_DETECTIONS = 1000  # of an image: bounds an untrained network; the evaluator takes the best 100 of each class
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # area ranges in the order both libraries keep them
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's IoU thresholds .50, .55 ... .95
 

@@ -67,7 +67,7 @@ def _add_measure_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measure")
     about = "coco: AP as COCO; darknet: mAP@0.5 as `detector map`; recall: as `detector recall` (default %(default)s)"
     group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="coco", help=about)
-    limit = f"the best so many of an image count (default: coco {MAX_DETECTIONS}, COCO's rule; else all)"
+    limit = f"the best so many of an image count (default: coco {MAX_DETECTIONS}, else all)"
     group.add_argument("--max-detections", type=cli.positive_int, metavar="N", help=limit)
     points = "darknet: recalls that precision is read at; 0: area under the curve (default 0)"
     group.add_argument("--points", type=int, choices=POINTS, help=points)
