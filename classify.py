@@ -199,7 +199,6 @@ def evaluate(
         device=device,
         precision=resolve_precision(args.precision, device),
         workers=args.workers,
-        progress=False,
     ).top
     log.evaluation(state.iteration, {"top1": top.top1, "top5": top.top5}, board="top")
     if state.best.update(state.iteration, top.top1, top.top5):
@@ -233,7 +232,8 @@ def measure(
     counter, spent = TopKCounter(dataset.names), dict.fromkeys(("loading", "network", "postprocess"), 0.0)
     clock = Stopwatch(torch.device(device))
     loader = central_batches(dataset, batch=batch, size=network.size, workers=workers)
-    with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=None if progress else True) as bar:
+    bar = tqdm(total=len(dataset), unit="image", desc="evaluating", leave=False, disable=None if progress else True)
+    with torch.inference_mode(), bar:
         for images, labels in loader:
             images = images.to(device, non_blocking=True)
             spent["loading"] += clock.lap()

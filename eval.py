@@ -193,7 +193,10 @@ def evaluate_network(
         ranks=world.size,
     )
     silent = None if progress and world.is_main else True
-    with torch.inference_mode(), tqdm(total=len(dataset), unit="image", disable=silent) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(dataset), unit="image", desc="evaluating", leave=False, disable=silent) as bar,
+    ):
         for images, letterboxes, records in loader:
             images = images.to(device, non_blocking=True)
             spent["loading"] += clock.lap()

@@ -271,7 +271,6 @@ def evaluate(
         precision=resolve_precision(args.precision, device),
         workers=args.workers,
         letterbox=network.config.net.letter_box,
-        progress=False,
         world=world,
     )
     metrics = evaluation.metrics

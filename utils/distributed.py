@@ -206,6 +206,11 @@ class World:
 ALONE = World()
 
 
+# The reducer of DistributedDataParallel may hold the last reference to a group. Freeing that waits, with Python's lock
+# held, for gloo's threads to end, and one of them may want the lock to free a tensor. Held here, a group outlives it.
+_JOINED: list[dist.ProcessGroup | None] = []
+
+
 @contextlib.contextmanager
 def join_world(timeout: float = TIMEOUT) -> Iterator[World]:
     """A block in which this process belongs to those torchrun started; without torchrun it is alone.
@@ -251,6 +256,7 @@ def _join(timeout: float) -> World:
     store, rank, size = next(dist.rendezvous("env://", timeout=wait))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    _JOINED.append(dist.group.WORLD)
     return World(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ.get("GROUP_RANK", "0")), store)
 
 
