@@ -21,16 +21,19 @@ def stream(connect: object, **options: float) -> LiveStream:
 
 
 def test_a_slow_reader_gets_the_newest_frame() -> None:
-    sent, seen = threading.Event(), threading.Event()
+    taken, sent, seen = threading.Event(), threading.Event(), threading.Event()
 
     def camera() -> Iterator[np.ndarray]:
-        for index in range(90):
+        yield numbered(0)
+        taken.wait(60)
+        for index in range(1, 90):
             yield numbered(index)
         sent.set()
         seen.wait(60)
 
     frames = iter(stream(camera))
-    next(frames)
+    assert number_of(next(frames).image) == 0
+    taken.set()
     assert sent.wait(60)
     newest = number_of(next(frames).image)
     seen.set()
