@@ -1,13 +1,16 @@
-"""What the fused operators gain on this CPU: ``python -m benchmarks.ops_cpu [--seconds 2] [--network]``.
+"""What the fused operators gain on this CPU: ``python -m benchmarks.ops_cpu [--seconds 2] [--threads 1]``.
 
 Every row is measured in turns with its rivals in one run; times are medians. The fused operators are compared with
 PyTorch's own Mish, with Mish written out in tensor operations, and with what costs least: a copy, leaky ReLU, SiLU.
+With one thread the clock is the processor's, which hardly sees what else a busy machine does.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.tables import RESULTS, Report, table
-from models.darknet import Darknet
 from models.ops import batch_norm_act, mish, set_ops
 from models.ops.timing import interleaved_medians
-from utils.cfg import load_cfg, with_size
+
+Medians = Callable[[Mapping[str, Callable[[], object]]], dict[str, float]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SIZES = {"64 MB": 2**26, "in cache (256 KB)": 2**18}  # bytes
+# Bytes. Above 32 MB glibc takes fresh pages for every result, whose faults cost more than any of the functions.
+SIZES = {"64 MB, fresh memory": 2**26, "24 MB, memory used again": 3 * 2**23, "in cache (256 KB)": 2**18}
 SHAPES = ((32, 304), (64, 152), (128, 76), (256, 38), (512, 19))  # channels, height and width: YOLOv4 at 608
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,26 +42,28 @@ def main() -> None:
     """Measure and write benchmarks/results/ops_cpu.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ops_cpu", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row (2)")
-    parser.add_argument("--network", action="store_true", help="also time the whole of YOLOv4 at 416")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(all cores)")
     parser.add_argument("--out", type=Path, default=RESULTS / "ops_cpu.md")
     options = parser.parse_args()
     set_ops("fused")
+    torch.set_num_threads(options.threads)
+    clock = time.thread_time if options.threads == 1 else time.perf_counter
+    medians = partial(interleaved_medians, seconds=options.seconds, rounds=1000, clock=clock)
     report = Report(options.out, "Fused operators on a CPU")
-    report.add(pointwise(options.seconds))
-    report.add(pairs(options.seconds))
-    if options.network:
-        report.add(networks(options.seconds))
+    report.add(f"Medians, in turns, of {'processor time' if options.threads == 1 else 'wall clock'}.\n")
+    report.add(pointwise(medians))
+    report.add(pairs(medians))
 
 
-def pointwise(seconds: float) -> str:
+def pointwise(medians: Medians) -> str:
     """Milliseconds of each function, forward and backward apart."""
     rows = []
     for size, count in SIZES.items():
         for name, dtype in DTYPES.items():
             x = torch.randn(count // dtype.itemsize).to(dtype)
-            forward = interleaved_medians({key: _forward(f, x) for key, f in FUNCTIONS.items()}, seconds=seconds)
+            forward = medians({key: _forward(f, x) for key, f in FUNCTIONS.items()})
             slopes = {key: _backward(f, x) for key, f in FUNCTIONS.items() if key != "copy"}
-            backward = interleaved_medians(slopes, seconds=seconds)
+            backward = medians(slopes)
             rows += [
                 (size, name, key, forward[key], backward.get(key, "-"), _gain(forward, key), _gain(backward, key))
                 for key in FUNCTIONS
@@ -84,7 +90,7 @@ def _backward(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], o
     return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)
 
 
-def pairs(seconds: float) -> str:
+def pairs(medians: Medians) -> str:
     """Batch norm and Mish: PyTorch's two operations against the one."""
     rows = []
     for channels, side in SHAPES:
@@ -92,7 +98,7 @@ def pairs(seconds: float) -> str:
             for name, dtype in DTYPES.items():
                 x = torch.randn(4, channels, side, side).to(dtype).contiguous(memory_format=memory_format)
                 for what, step in (("training", _training_step(x)), ("evaluation", _evaluation(x))):
-                    times = interleaved_medians({mode: step(mode) for mode in ("native", "fused")}, seconds=seconds)
+                    times = medians({mode: step(mode) for mode in ("native", "fused")})
                     shape = f"4 x {channels} x {side} x {side}"
                     gain = f"{times['native'] / times['fused']:.1f}x"
                     rows.append((shape, memory, name, what, times["native"], times["fused"], gain))
@@ -125,47 +131,6 @@ def _evaluation(x: Tensor) -> Callable[[str], Callable[[], object]]:
         return once
 
     return way
-
-
-def networks(seconds: float) -> str:
-    """The whole network, batch 1: a training step without the loss, and folded inference."""
-    rows = []
-    for cfg in ("yolov4.cfg", "yolov4-mish.cfg", "yolov4-leaky.cfg"):
-        config = with_size(load_cfg(cfg), (416, 416))
-        for name, dtype in DTYPES.items():
-            images = torch.rand(1, 3, 416, 416).contiguous(memory_format=torch.channels_last)
-            for what, step in (("training", _network_step), ("inference", _network_inference)):
-                ways = {mode: step(Darknet(config), images, dtype, mode) for mode in ("native", "fused")}
-                times = interleaved_medians(ways, seconds=seconds * 4)
-                gain = f"{times['native'] / times['fused']:.2f}x"
-                rows.append((cfg, name, what, times["native"], times["fused"], gain))
-    header = ("cfg", "dtype", "what", "native ms", "fused ms", "gain")
-    return "## YOLOv4 at 416, batch 1, channels_last\n\n" + table(header, rows)
-
-
-def _network_step(network: Darknet, images: Tensor, dtype: torch.dtype, mode: str) -> Callable[[], object]:
-    network = network.to(memory_format=torch.channels_last).train()
-
-    def once() -> None:
-        set_ops(mode)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            raws = network(images)
-        sum(raw.float().square().mean() for raw in raws).backward()
-        network.zero_grad()
-
-    return once
-
-
-def _network_inference(network: Darknet, images: Tensor, dtype: torch.dtype, mode: str) -> Callable[[], object]:
-    network.eval().fuse()
-    network.to(memory_format=torch.channels_last).cast(dtype)
-
-    def once() -> None:
-        set_ops(mode)
-        with torch.inference_mode():
-            network(images)
-
-    return once
 
 
 if __name__ == "__main__":
