@@ -53,14 +53,14 @@ void pointwise(const Tensor& x, Activation activation, const Tensor& y) {
 }
 
 Tensor mish(const Tensor& x) {
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = new_like(x);
   pointwise(laid_out_as(y, x), Activation::mish, y);
   return y;
 }
 
 Tensor mish_backward(const Tensor& grad, const Tensor& x) {
   check_pair(x, grad, "the gradient");
-  Tensor grad_x = torch::stable::empty_like(x);
+  Tensor grad_x = new_like(x);
   const Tensor dense = laid_out_as(grad_x, x), dense_grad = laid_out_as(grad_x, grad);
   const Dtype dtype = dtype_of(x);
   in_parallel(x.numel(), 1, [&](int64_t begin, int64_t end) {
@@ -73,7 +73,7 @@ Tensor mish_backward(const Tensor& grad, const Tensor& x) {
 std::tuple<Tensor, Tensor> mish_double_backward(const Tensor& v, const Tensor& grad, const Tensor& x) {
   check_pair(x, grad, "the gradient");
   check_pair(x, v, "the direction");
-  Tensor grad_grad = torch::stable::empty_like(x), grad_x = torch::stable::empty_like(x);
+  Tensor grad_grad = new_like(x), grad_x = new_like(x);
   const Tensor dense = laid_out_as(grad_x, x), dense_grad = laid_out_as(grad_x, grad), dense_v = laid_out_as(grad_x, v);
   const Dtype dtype = dtype_of(x);
   in_parallel(x.numel(), 1, [&](int64_t begin, int64_t end) {
@@ -256,7 +256,7 @@ Tensor bn_act(const Tensor& x, const Tensor& mean, const Tensor& invstd, MaybeTe
               int64_t activation, bool /*training: the derivative depends on it, the value does not*/) {
   const Features features = features_of(x);
   const Parameters params = parameters(x, mean, invstd, weight, bias);
-  Tensor y = torch::stable::empty_like(features.x);
+  Tensor y = new_like(features.x);
   apply(features, activation_of(activation), params.pointers(), y);
   return y;
 }
@@ -286,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor> bn_act_backward(const Tensor& grad, const Ten
       values<S>(tilt)[c] = sums.second[c] * istd * istd * share;
     }
   });
-  Tensor grad_x = torch::stable::empty_like(features.x);
+  Tensor grad_x = new_like(features.x);
   const Dtype dtype = dtype_of(x);
   in_parallel(row_count(extent), row_length(extent), [&](int64_t begin, int64_t end) {
     active->apply_backward(dtype, activation, dense_grad.const_data_ptr(), features.x.const_data_ptr(),
