@@ -162,6 +162,7 @@ def train(args: argparse.Namespace, world: World) -> int:
         where = world.describe(device)
         print(f"training on {where} in {precision_name(dtype)}: {len(train_set):,} images, into {folder}", flush=True)
 
+        stopped = False
         for batches in in_steps(loader, net.subdivisions):
             rate = learning_rate(net, state.iteration + 1, seed=args.seed)
             set_learning_rate(state.optimizer, rate)
@@ -188,8 +189,8 @@ def train(args: argparse.Namespace, world: World) -> int:
                 log.picture("first batch", picture, 1)
             if due.evaluation(state.iteration):
                 evaluate(args, state, about, val_set, folder, log, world)
-            stop.signal = world.largest(stop.signal or 0) or None  # all stop after the same iteration
-            stopping = stop.signal is not None or out_of_patience(args, state, log)
+            stopped = stop.agree(world.largest)  # all after the same iteration
+            stopping = stopped or out_of_patience(args, state, log)
             if (due.save(state.iteration) or stopping) and world.is_main:
                 save_last(state, about, folder)
             if stopping:
@@ -197,7 +198,7 @@ def train(args: argparse.Namespace, world: World) -> int:
         log.close()
         if world.is_main:
             finish(state, folder)
-    if stop.signal is None:
+    if not stopped:
         return 0
     print(f"stopped by a signal; go on with: python train.py --resume {folder}")
     return stop.exit_code

@@ -59,3 +59,21 @@ def test_contexts_within_each_other() -> None:
         assert (inner.signal, outer.signal) == (signal.SIGTERM, None)
         send(signal.SIGTERM)
         assert outer.signal == signal.SIGTERM
+
+
+def test_processes_agree_on_what_any_of_them_received() -> None:
+    with StopRequest() as stop:
+        assert not stop.agree(lambda number: number)
+        assert stop.agree(lambda number: max(number, signal.SIGINT))
+    assert stop.exit_code == 130
+
+
+def test_a_signal_during_the_exchange_counts_in_the_next() -> None:
+    def interrupted(number: int) -> int:
+        send(signal.SIGTERM)
+        return number
+
+    with StopRequest() as stop:
+        assert not stop.agree(interrupted)  # the others know nothing of it yet
+        assert stop.agree(lambda number: number)
+    assert stop.exit_code == 143

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
 class StopRequest:
     """A context in which the first SIGINT or SIGTERM only sets ``signal``; the second ends the process at once.
+
+    Attributes:
+        signal: number of the signal that this process received, or of the one that all agreed upon; None: go on.
 
     Args:
         grace: seconds after the first in which a second one means the same: a launcher passes on what its processes
@@ -31,6 +35,20 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def agree(self, largest: Callable[[int], int]) -> bool:
+        """Whether to stop, the same answer in all processes of a run.
+
+        A signal that arrives during the exchange stays noted and counts in the next one: the answer is what was
+        exchanged, never ``signal`` itself, which the others do not know yet.
+
+        Args:
+            largest: the largest number that any process calls it with.
+        """
+        number = largest(self.signal or 0)
+        if number:
+            self.signal = number
+        return number > 0
 
     @property
     def exit_code(self) -> int:
