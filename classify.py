@@ -66,7 +66,7 @@ from utils.training_state import TrainingState
 SMALL_BATCH = 32  # images for a step where there are few; 8, as for detectors, are few labels to learn from
 EVAL_BATCH = 32
 GUESSES = 5  # classes named for a picture
-_BOXES_ONLY = ("letterbox", "mixup", "copy_paste", "scale", "translate", "shear", "sat", "dropblock")
+_BOXES_ONLY = ("letterbox", "mixup", "copy_paste", "scale", "translate", "shear", "sat", "dropblock", "best_by")
 _BOXES_ONLY += ("save_results", "save_voc", "plots", "csv", "save_txt", "save_crops", "view", "classes")
 
 

@@ -58,7 +58,7 @@ from utils.signals import StopRequest
 from utils.structures import Batch
 from utils.train_flags import parse_train_flags, save_args
 from utils.training_pictures import batch_picture, detections_picture
-from utils.training_state import TrainingState
+from utils.training_state import TrainingState, decisive
 
 LOSS_TERMS = ("loss", "box", "objectness", "classes")
 SIGNAL_GRACE = 5.0  # seconds; torchrun hands on a signal that its processes may have got already
@@ -67,6 +67,10 @@ SIGNAL_GRACE = 5.0  # seconds; torchrun hands on a signal that its processes may
 def main(argv: Sequence[str]) -> None:
     """Run a training from its flags to its last table."""
     args = parse_train_flags(argv)
+    if args.tune:
+        import tune  # late: the trials of a search are trainings of this script
+
+        return tune.search(args, argv)
     with join_world(args.rank_timeout) as world:
         exit_code = train(args, world)
     if exit_code:
@@ -275,7 +279,7 @@ def evaluate(
         world=world,
     )
     metrics = evaluation.metrics
-    better = state.best.update(state.iteration, metrics.ap50, metrics.ap)
+    better = state.best.update(state.iteration, *decisive(metrics.ap50, metrics.ap, args.best_by))
     if not world.is_main:
         return
     log.evaluation(state.iteration, {key: value for key, value in metrics.as_dict().items() if key != "per_class"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from models.graph import plan
 from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size, with_yolo
@@ -28,9 +29,7 @@ def read_cfg(args: argparse.Namespace) -> Config:
         given["letter_box"] = args.letterbox
     if args.sat is not None:
         given["adversarial_lr"] = args.sat
-    heads = {key.removeprefix("yolo."): value for key, value in args.set.items() if key.startswith("yolo.")}
-    net = {key: value for key, value in args.set.items() if not key.startswith("yolo.")}
-    config = with_yolo(with_net(config, **{**net, **given}), **heads)
+    config = with_net(with_keys(config, args.set), **given)
     if args.size:
         config = with_size(config, args.size)
     if args.activation:
@@ -39,6 +38,13 @@ def read_cfg(args: argparse.Namespace) -> Config:
         config = with_cross_batch_norm(config)
     warn_of_keys(config, args.ema)
     return config
+
+
+def with_keys(config: Config, values: Mapping[str, str]) -> Config:
+    """The cfg with other [net] keys, or, spelt ``yolo.KEY``, other keys of every [yolo]: what ``--set`` says."""
+    heads = {key.removeprefix("yolo."): value for key, value in values.items() if key.startswith("yolo.")}
+    net = {key: value for key, value in values.items() if not key.startswith("yolo.")}
+    return with_yolo(with_net(config, **net), **heads)
 
 
 def warn_of_keys(config: Config, ema: str) -> None:
@@ -88,6 +94,7 @@ def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small
         bytes_per_image=BYTES_PER_ACTIVATION * plan(config).activations,
         nominal_batch=args.nominal_batch,
         small_batch=small_batch,
+        warm_up=args.warm_up,
     )
     print(f"{images:,} training images:", *planned.notes, sep="\n  ")
     config = with_net(config, **planned.keys)

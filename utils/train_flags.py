@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from utils import cli
 from utils.errors import InputError, UsageError
 from utils.recipes import RECIPES, apply_recipe
+from utils.search_study import PRUNERS
 
 # what may differ when a run goes on; everything else decides what it computes
-_FREE_ON_RESUME = {
+FREE_ON_RESUME = {
     "resume",
     "workers",
     "device",
@@ -24,7 +25,10 @@ _FREE_ON_RESUME = {
     "patience",
     "rank_timeout",
     "compile",
+    "tune",
 }
+SEARCH_FLAGS = frozenset(("--tune", "--tune-space", "--tune-pruner", "--out"))
+LENGTH_FLAGS = frozenset(("--epochs", "--iterations"))
 
 
 _AUTO = "auto"
@@ -56,6 +60,14 @@ def save_args(args: argparse.Namespace, path: Path) -> None:
     )
 
 
+def without_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
+    """The words of a command line without the flags ``names``, each of which takes a value."""
+    parser = cli.Parser(prog="train.py", add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(name)
+    return parser.parse_known_args(argv)[1]
+
+
 def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path) -> argparse.Namespace:
     file = folder / "args.json"
     if not file.is_file():
@@ -66,7 +78,7 @@ def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
-    refused = set(given) - _FREE_ON_RESUME
+    refused = set(given) - FREE_ON_RESUME
     if refused:
         flags = ", ".join(sorted(action.option_strings[-1] for action in parser._actions if action.dest in refused))
         raise UsageError(
@@ -108,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_device_flags(parser)
     parser.add_argument("--compile", action="store_true", help="let torch.compile make the network's passes faster")
     _add_process_flags(parser)
+    _add_search_flags(parser)
     return parser
 
 
@@ -126,6 +139,12 @@ def _add_length_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--patience", type=cli.positive_int, metavar="N", help="stop after N evaluations without a better one"
+    )
+    group.add_argument(
+        "--best-by", choices=("ap50", "ap"), help="what decides which evaluation is the best (default ap50)"
+    )
+    group.add_argument(
+        "--warm-up", type=cli.fraction, metavar="SHARE", help="of the iterations (default .04, 100 iterations or more)"
     )
 
 
@@ -204,6 +223,19 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
         default=120,
         metavar="SECONDS",
         help="wait so long for another process before giving up (default %(default)s)",
+    )
+
+
+def _add_search_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search for good values (docs/training.md; wants Optuna)")
+    group.add_argument(
+        "--tune", type=cli.whole_number, default=0, metavar="N", help="N short trainings instead of one, below --out"
+    )
+    group.add_argument(
+        "--tune-space", metavar="NAMES", help="what to try, for example optimiser,mosaic,box=0.05..0.5 (default: all)"
+    )
+    group.add_argument(
+        "--tune-pruner", choices=PRUNERS, default=PRUNERS[0], help="how hopeless trials end early (default %(default)s)"
     )
 
 

@@ -59,6 +59,7 @@ def plan_training(
     bytes_per_image: float = 0.0,
     nominal_batch: int = 0,
     small_batch: int = SMALL_BATCH,
+    warm_up: float | None = None,
 ) -> Plan:
     """Choose batch and schedule for ``images`` training images.
 
@@ -70,6 +71,7 @@ def plan_training(
         bytes_per_image: memory that training needs for each image of a mini-batch.
         nominal_batch: the batch that the learning rates of ``cfg`` are meant for; 0 is whatever comes.
         small_batch: the largest that is chosen for a small data set.
+        warm_up: the user's share of the iterations for it.
     """
     plan = Plan()
     small = images < SMALL_DATASET
@@ -85,7 +87,7 @@ def plan_training(
         plan.set(
             f"{total:,} iterations of {batch} images: {rounds:.1f} epochs (cfg: {cfg.max_batches:,})", max_batches=total
         )
-    _choose_warm_up(plan, cfg, total, given)
+    _choose_warm_up(plan, cfg, total, given, warm_up)
     cfg = _scale_rate(plan, cfg, batch, nominal_batch)
     _choose_policy(plan, cfg, total, small, given)
     return plan
@@ -118,7 +120,10 @@ def _choose_subdivisions(
         )
 
 
-def _choose_warm_up(plan: Plan, cfg: Schedule, total: int, given: Collection[str]) -> None:
+def _choose_warm_up(plan: Plan, cfg: Schedule, total: int, given: Collection[str], share: float | None) -> None:
+    if share is not None:
+        wanted = round(share * total)
+        return plan.set(f"warm-up of {wanted} iterations, {share:.1%} of all (cfg: {cfg.burn_in:,})", burn_in=wanted)
     wanted = min(max(LEAST_WARM_UP, round(WARM_UP * total)), round(MOST_WARM_UP * total))
     warm_up = min(cfg.burn_in, max(1, wanted))
     if "burn_in" not in given and warm_up < cfg.burn_in:

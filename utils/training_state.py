@@ -17,8 +17,8 @@ class Best:
     """The best evaluation so far, and how many came after it.
 
     Attributes:
-        score: what evaluations are compared by: AP50 of a detector, top-1 of a classifier.
-        tie_break: what decides between equals: AP, or top-5.
+        score: what evaluations are compared by: AP50 of a detector, or AP (`decisive`); top-1 of a classifier.
+        tie_break: what decides between equals: AP, or AP50; top-5.
     """
 
     iteration: int = 0
@@ -33,6 +33,11 @@ class Best:
             return False
         self.iteration, self.score, self.tie_break, self.evaluations_since = iteration, score, tie_break, 0
         return True
+
+
+def decisive(ap50: float, ap: float, best_by: str | None) -> tuple[float, float]:
+    """Score and tie-break of a detector's evaluation for ``--best-by``: None is ``ap50``, the other is ``ap``."""
+    return (ap, ap50) if best_by == "ap" else (ap50, ap)
 
 
 class Resumable(Protocol):
