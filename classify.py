@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -47,6 +48,7 @@ from train import (
 from utils.atomic import remove_temporaries, write_json
 from utils.cfg import Config, load_cfg
 from utils.cfg_classifier import closing_softmax
+from utils.class_weights import NONE, class_weights, weights_line
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
 from utils.distributed import ALONE
 from utils.divergence import check_loss
@@ -114,7 +116,8 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
         if args.compile:
             compile_layers(network)
         updates = LayerUpdates(network)
-        criterion = ClassificationLoss(closing_softmax(config).temperature)
+        weights = class_weights_of(args, train_set)
+        criterion = ClassificationLoss(closing_softmax(config).temperature, weights).to(device)
         state = TrainingState(
             network=network,
             ema=make_ema(args.ema, network, net),
@@ -169,6 +172,16 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
         return 0
     print(f"stopped by a signal; go on with: python train.py --resume {folder}")
     return stop.exit_code
+
+
+def class_weights_of(args: argparse.Namespace, dataset: Dataset) -> list[float] | None:
+    """What ``--class-weights`` says, printed; a classifier's cfg has no place for them."""
+    if args.class_weights in (None, NONE):
+        return None
+    counts = np.bincount([int(record.labels[0]) for record in dataset.records], minlength=len(dataset.names))
+    weights = class_weights(args.class_weights, dataset.names, counts.tolist())
+    print(weights_line(dataset.names, weights))
+    return weights
 
 
 def augmentation_of(args: argparse.Namespace, config: Config) -> LabelledAugmentation:

@@ -35,7 +35,7 @@ from models.fitting import fit_memory
 from models.losses.criterion import make_criterion
 from models.losses.darknet import Losses
 from models.losses.rejection import LabelRejection
-from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg
+from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg, weigh_classes
 from models.transfer import expect_background, freeze, load_pretrained
 from utils import cli
 from utils.atomic import remove_temporaries
@@ -98,6 +98,7 @@ def train(args: argparse.Namespace, world: World) -> int:
     if saved:
         config = lengthened(config, len(train_set), epochs=args.epochs, iterations=args.iterations)
     else:
+        config = weigh_classes(config, args.class_weights, train_set.names, train_set.records)
         config = fit_schedule(args, config, len(train_set))
         if args.fit_memory:
             config = fit_memory(config, input_sizes(config, args.seed).largest, device, dtype, world)

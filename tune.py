@@ -22,6 +22,7 @@ from utils.atomic import atomic_write, write_json
 from utils.cfg import Config, format_cfg, load_cfg
 from utils.cfg_classifier import is_classifier
 from utils.cfg_heads import Contrastive, Region, Yolo
+from utils.class_weights import NONE
 from utils.errors import Diverged, EnvironmentFault, InputError, UsageError, UserError
 from utils.run_folder import lock_folder, new_run_folder
 from utils.runlog import metric_title
@@ -184,7 +185,8 @@ def situation_of(args: argparse.Namespace, config: Config) -> Situation:
     heads = [layer for layer in config.layers if isinstance(layer, (Yolo, Region, Contrastive))]
     adam = args.optimizer == "adamw" or (args.optimizer == "cfg" and config.net.adam)
     plain = bool(heads) and all(type(head) is Yolo for head in heads)
-    weighted = plain and heads[0].counters_per_class is not None
+    counted = plain and heads[0].counters_per_class is not None
+    weighted = counted if args.class_weights is None else args.class_weights != NONE
     has = {HEADS: plain, WEIGHTED: weighted, SGD: not adam, BOXES: bool(heads)}
     return Situation(args.recipe, frozenset(name for name, there in has.items() if there))
 

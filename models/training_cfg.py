@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from models.graph import plan
-from utils.cfg import Config, load_cfg, with_activation, with_classes, with_net, with_size, with_yolo
+from utils.anchors import ImageRecord, class_counts
+from utils.cfg import Config, load_cfg, with_activation, with_classes, with_counters, with_net, with_size, with_yolo
 from utils.cfg_effect import keys_without_effect
 from utils.cfg_layers import Convolutional
+from utils.class_weights import NONE, as_counts, class_weights, weights_line
 from utils.errors import UsageError
 from utils.training_plan import SMALL_BATCH, Schedule, plan_training
 
@@ -74,6 +76,15 @@ def adapt_heads(config: Config, classes: int, source: str) -> Config:
     if adapted != config:
         print(f"{config.source}: heads adapted to the {classes} classes of {source}")
     return adapted
+
+
+def weigh_classes(config: Config, text: str | None, names: Sequence[str], records: Sequence[ImageRecord]) -> Config:
+    """The cfg with what ``--class-weights`` says as ``counters_per_class`` of its heads; None: as the cfg has it."""
+    if text is None or text == NONE:
+        return config if text is None else with_counters(config, None)
+    weights = class_weights(text, names, class_counts(records, len(names)))
+    print(weights_line(names, weights))
+    return with_counters(config, as_counts(weights))
 
 
 def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small_batch: int = SMALL_BATCH) -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from models.backbone import BACKBONE, backbone_size
 from models.darknet import Darknet
 from models.region_head import RegionHead
 from models.weights import backbone_layers, load_darknet_weights
@@ -53,12 +54,18 @@ def expect_background(network: Darknet, prior: float = 0.01) -> None:
         bias.view(head.num_anchors, -1)[:, head.box_entries] = math.log(prior / (1 - prior))
 
 
-def freeze(network: Darknet, layers: int) -> None:
+def freeze(network: Darknet, layers: int | str) -> None:
     """Keep the first ``layers`` layers as they are, in place: no gradient, batch norm in evaluation mode.
+
+    Args:
+        layers: how many, or `BACKBONE`.
 
     Raises:
         UsageError: the network has no more layers than that.
     """
+    if layers == BACKBONE:
+        layers = backbone_size(network.graph)
+        print(f"frozen: the first {layers} of {len(network.layers)} layers, the backbone")
     if layers >= len(network.layers):
         raise UsageError(
             f"--freeze {layers}: {network.config.source} has {len(network.layers)} layers; leave some to train"

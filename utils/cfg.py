@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.cfg_edit import with_activation, with_classes, with_net, with_size, with_yolo
+from utils.cfg_edit import with_activation, with_classes, with_counters, with_net, with_size, with_yolo
 from utils.cfg_layers import Section, Unsupported
 from utils.cfg_net import Net
 from utils.cfg_options import Options
@@ -24,6 +24,7 @@ __all__ = [
     "parse_cfg",
     "with_activation",
     "with_classes",
+    "with_counters",
     "with_net",
     "with_size",
     "with_yolo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from utils.cfg_classifier import class_layer, is_classifier
@@ -44,7 +45,7 @@ def with_classes(config: Config, classes: int) -> Config:
                 "(wanted data with the classes of the tree; take tree out for others)"
             )
         # Counts of the old classes say nothing about the new ones.
-        forget = {"counters_per_class": None} if isinstance(head, Yolo) and classes != head.classes else {}
+        forget = {"counters_per_class": None} if classes != head.classes else {}
         layers[index] = _changed(config, head, classes=classes, **forget)
         layers[index - 1] = _changed(config, before, filters=head.filters_before(classes))
     return dataclasses.replace(config, layers=tuple(layers))
@@ -64,6 +65,17 @@ def with_net(config: Config, **values: Any) -> Config:
 def with_yolo(config: Config, **values: Any) -> Config:
     """Other values in every ``[yolo]``, typed or as the text of a flag."""
     layers = (_changed(config, layer, **values) if type(layer) is Yolo else layer for layer in config.layers)
+    return dataclasses.replace(config, layers=tuple(layers))
+
+
+def with_counters(config: Config, counts: Sequence[int] | None) -> Config:
+    """Every detection head with these ``counters_per_class``, which weigh its classes; None: with none."""
+    layers = (
+        _changed(config, layer, counters_per_class=None if counts is None else tuple(counts))
+        if isinstance(layer, Yolo | Region)
+        else layer
+        for layer in config.layers
+    )
     return dataclasses.replace(config, layers=tuple(layers))
 
 

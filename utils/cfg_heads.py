@@ -132,6 +132,7 @@ class Region(Section):
     noobject_scale: float = real(1.0, 0, BIG, "weight of objectness elsewhere")
     class_scale: float = real(1.0, 0, BIG, "weight of the classes")
     mask_scale: float = real(1.0, 0, BIG, "no effect")
+    counters_per_class: tuple[int, ...] | None = declare(Items(Integer(0, 2**31 - 1)), None, "ours")
 
     def __post_init__(self) -> None:
         anchors = ((0.5, 0.5),) * self.num if self.anchors is None else self.anchors
@@ -142,6 +143,8 @@ class Region(Section):
             yield "anchors", f"wanted num={self.num} pairs, got {len(self.anchors)}"
         if self.background and (self.tree or not self.softmax):
             yield "background", "wanted softmax=1 with it, and no tree"
+        if self.counters_per_class is not None and len(self.counters_per_class) != self.classes:
+            yield "counters_per_class", f"wanted one for each of the {self.classes} classes"
 
     def filters_before(self, classes: int) -> int:
         """The filters of the convolution before this head: coordinates, objectness and classes of each anchor."""

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from utils.atomic import atomic_write
 from utils.search_report import influence, ranked
@@ -33,6 +34,7 @@ def plot_search(space: Sequence[Parameter], trials: Sequence[Trial], path: Path,
     _points(first, [trial.index + 1 for trial in trials], trials)
     first.set_title("over the trials")
     first.set_xlabel("trial")
+    first.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, parameter in zip(others, space, strict=False):
         _over(axis, parameter, trials)
         known = found[parameter.name]
@@ -56,8 +58,9 @@ def _over(axis: Axes, parameter: Parameter, trials: Sequence[Trial]) -> None:
         axis.set_xticks(range(len(parameter.choices)), parameter.choices)
         axis.set_xlim(-0.5, len(parameter.choices) - 0.5)
         values = [parameter.choices.index(value) for value in values]
-    elif parameter.log:
-        axis.set_xscale("log")
+    else:
+        axis.set_xscale("log" if parameter.log else "linear")
+        axis.set_xlim(parameter.low, parameter.high)
     _points(axis, values, part, best_of=trials)
 
 
@@ -66,5 +69,5 @@ def _points(axis: Axes, x: Sequence[float], trials: Sequence[Trial], best_of: Se
     for value, trial in zip(x, trials, strict=True):
         if trial.score is not None:
             colour = _BEST if trial is best else _FULL if trial.outcome == COMPLETE else _GIVEN_UP
-            axis.plot(value, trial.score, "o", color=colour, markersize=5, zorder=3 if trial is best else 2)
+            axis.plot(value, trial.score, "o", color=colour, markersize=5, clip_on=False, zorder=2 + (trial is best))
     axis.grid(alpha=0.3)

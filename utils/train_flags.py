@@ -31,7 +31,7 @@ SEARCH_FLAGS = frozenset(("--tune", "--tune-space", "--tune-pruner", "--out"))
 LENGTH_FLAGS = frozenset(("--epochs", "--iterations"))
 
 
-_AUTO = "auto"
+_AUTO, _BACKBONE = "auto", "backbone"
 
 
 def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -181,7 +181,12 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         help="any [net] key, e.g. learning_rate=0.001, or yolo.KEY=VALUE for every [yolo]",
     )
     group.add_argument(
-        "--freeze", type=cli.whole_number, default=0, metavar="N", help="keep the first N layers as they are"
+        "--freeze", type=_layers, default=0, metavar="N|backbone", help="keep the first N layers as they are"
+    )
+    group.add_argument(
+        "--class-weights",
+        metavar="auto|none|A,B,..|FILE",
+        help="how much each class counts; auto: rare ones more (default: the cfg's counters_per_class)",
     )
     group.add_argument("--clip-gradient", type=float, metavar="NORM", help="largest gradient norm")
     group.add_argument("--seed", type=cli.whole_number, default=0)
@@ -264,6 +269,11 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
 def _batch(text: str) -> int | str:
     """A number of images, or ``auto``."""
     return _AUTO if text == _AUTO else cli.positive_int(text)
+
+
+def _layers(text: str) -> int | str:
+    """A number of layers, or ``backbone``."""
+    return text if text == _BACKBONE else cli.whole_number(text)
 
 
 def _degrees(text: str) -> float:

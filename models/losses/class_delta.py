@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from models.targets import Learners, Slots
-from utils.cfg_heads import Yolo
+from utils.cfg_heads import Region, Yolo
 
 
-def class_multipliers(section: Yolo, device: torch.device) -> Tensor:
-    """(K,) weight of each class from ``counters_per_class``: rare classes weigh more, up to ``max_delta``."""
+def class_multipliers(section: Yolo | Region, device: torch.device) -> Tensor:
+    """(K,) weight of each class from ``counters_per_class``: rare ones weigh more, up to a [yolo]'s ``max_delta``."""
     if not section.counters_per_class:
         return torch.ones(section.classes, device=device)
     counts = torch.tensor(section.counters_per_class, dtype=torch.float32, device=device).clamp(min=1)
-    return (counts.max() / counts).clamp(max=section.max_delta)
+    return (counts.max() / counts).clamp(max=section.max_delta if isinstance(section, Yolo) else math.inf)
 
 
 def class_delta(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,12 +16,15 @@ class ClassificationLoss(nn.Module):
 
     Args:
         temperature: of the [softmax].
+        weights: (K,) how much each class counts.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.temperature = temperature
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
 
     def forward(self, logits: Tensor, truth: Tensor) -> Tensor:
         """The loss of float32 (B, K) logits, what [softmax] gets, for (B, K) shares of the classes, rows of sum 1."""
-        return self.temperature * F.cross_entropy(logits / self.temperature, truth, reduction="sum")
+        loss = F.cross_entropy(logits / self.temperature, truth, weight=self.weights, reduction="sum")
+        return self.temperature * loss

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.losses.class_delta import class_multipliers
 from models.losses.custom_gradient import RawDelta
 from models.losses.darknet import Losses
 from models.losses.region_class import class_delta, tree_class_delta
@@ -95,6 +96,7 @@ class RegionPass:
         self.grid_size: Size = (raw.shape[2], raw.shape[3])
         self.anchors = head.anchors / head.anchors.new_tensor((size[1], size[0]))
         objectness = self.outputs[..., head.box_entries]
+        self.multipliers = class_multipliers(self.section, raw.device)
         # With a background class this output is part of a softmax, whose delta needs no slope.
         self.slope = torch.ones_like(objectness) if self.section.background else objectness * (1 - objectness)
 
@@ -171,21 +173,23 @@ class RegionPass:
         slots = distinct(learners.cells, self.slope.shape)
         last = slots.last[~learners.by_overlap[slots.last]]
         cells = learners.cells.select(last)
-        delta[(*cells, slice(0, 4))] = boxes.delta[last]
+        multipliers = self.multipliers[self.truth.labels[learners.truth[last]]]
+        delta[(*cells, slice(0, 4))] = multipliers[:, None] * boxes.delta[last]
         objectness = self.outputs[cells][:, self.head.box_entries]
         aim = boxes.iou[last] if self.section.rescore else 1.0
         aim = 0.0 if self.section.background else aim
-        delta[(*cells, self.head.box_entries)] = self.section.object_scale * (aim - objectness) * self.slope[cells]
+        pull = self.section.object_scale * (aim - objectness) * self.slope[cells]
+        delta[(*cells, self.head.box_entries)] = multipliers * pull
 
     def _write_classes(self, delta: Tensor, learners: Learners) -> None:
         """Class deltas where a box is learnt or lain on, in place."""
         section, slots = self.section, distinct(learners.cells, self.slope.shape)
-        weights = torch.full_like(learners.overlap, section.class_scale)
+        labels, tree = self.truth.labels[learners.truth], self.head.class_tree(delta.device)
+        weights = section.class_scale * self.multipliers[labels]
         if section.classfix == 2:  # those that only lie on a box learn as much as they believe in it
             objectness = self.outputs[learners.cells][:, self.head.box_entries]
             weights = torch.where(learners.by_overlap, weights * objectness, weights)
         probs = self.outputs[slots.cells][:, self.head.box_entries + 1 :]
-        labels, tree = self.truth.labels[learners.truth], self.head.class_tree(delta.device)
         if tree is None:
             found = class_delta(probs, labels[slots.last], weights[slots.last], focal=section.focal_loss)
         else:
