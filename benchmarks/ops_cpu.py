@@ -8,6 +8,7 @@ With one thread the clock is the processor's, which hardly sees what else a busy
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,8 +25,15 @@ from models.ops.timing import interleaved_medians
 Medians = Callable[[Mapping[str, Callable[[], object]]], dict[str, float]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Bytes. Above 32 MB glibc takes fresh pages for every result, whose faults cost more than any of the functions.
-SIZES = {"64 MB, fresh memory": 2**26, "24 MB, memory used again": 3 * 2**23, "in cache (256 KB)": 2**18}
+# Bytes, threads at most, and whether results may lie where earlier ones lay: else glibc takes fresh pages above 32 MB,
+# whose faults cost more than any of the functions.
+SIZES = {
+    "64 MB, fresh memory": (2**26, 64, False),
+    "64 MB, memory used again": (2**26, 64, True),
+    "1 MB, in cache": (2**20, 64, True),
+    "256 KB, in cache, one core": (2**18, 1, True),
+}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 SHAPES = ((32, 304), (64, 152), (128, 76), (256, 38), (512, 19))  # channels, height and width: YOLOv4 at 608
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -58,7 +66,11 @@ def main() -> None:
 def pointwise(medians: Medians) -> str:
     """Milliseconds of each function, forward and backward apart."""
     rows = []
-    for size, count in SIZES.items():
+    threads = torch.get_num_threads()
+    for size, (count, at_most, again) in SIZES.items():
+        torch.set_num_threads(min(threads, at_most))
+        if again:
+            keep_memory()
         for name, dtype in DTYPES.items():
             x = torch.randn(count // dtype.itemsize).to(dtype)
             forward = medians({key: _forward(f, x) for key, f in FUNCTIONS.items()})
@@ -68,8 +80,15 @@ def pointwise(medians: Medians) -> str:
                 (size, name, key, forward[key], backward.get(key, "-"), _gain(forward, key), _gain(backward, key))
                 for key in FUNCTIONS
             ]
+    torch.set_num_threads(threads)
     header = ("tensor", "dtype", "function", "forward ms", "backward ms", "forward, F.mish = 1", "backward, F.mish = 1")
     return "## Pointwise\n\n" + table(header, rows)
+
+
+def keep_memory() -> None:
+    """Let malloc hand out again what was freed, however large, as allocators with a pool of their own do."""
+    for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        ctypes.CDLL(None).mallopt(parameter, 2**31 - 1)
 
 
 def _gain(times: dict[str, float], key: str) -> str:

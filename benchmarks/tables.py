@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,19 +17,40 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine(device: str = "cpu") -> str:
-    """Processor or GPU, threads, versions, and the load average: a shared machine shows in its numbers."""
+    """Processor or GPU, threads, versions."""
     parts = [_processor(), f"{torch.get_num_threads()} threads"]
     if device == "cuda":
         found = torch.cuda.get_device_properties(0)
         parts = [f"{found.name}, {found.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"]
-    load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    return ", ".join([*parts, f"torch {torch.__version__}", f"Python {platform.python_version()}", load])
+    return ", ".join([*parts, f"torch {torch.__version__}", f"Python {platform.python_version()}"])
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
+
+
+def others_share(seconds: float = 0.5) -> float:
+    """How much of all cores' time others take, measured while this program sleeps; 0 where /proc/stat is missing."""
+    begin = _processor_ticks()
+    time.sleep(seconds)
+    ticks = [after - before for before, after in zip(begin, _processor_ticks(), strict=True)]
+    return 1 - sum(ticks[3:5]) / sum(ticks) if any(ticks) else 0.0  # 3, 4: idle, waiting for a disk
+
+
+def _processor_ticks() -> list[int]:
+    file = Path("/proc/stat")
+    return [int(ticks) for ticks in file.read_text().split("\n", 1)[0].split()[1:9]] if file.exists() else []
+
+
+def command_line() -> str:
+    """What was typed: modules by name, and of paths outside this folder only the last part."""
+    spec = sys.modules["__main__"].__spec__
+    script = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    return shlex.join(
+        ["python", *(Path(part).name if part.startswith("/") else part for part in (*script, *sys.argv[1:]))]
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -54,12 +75,11 @@ class Report:
     def __init__(self, path: Path, title: str, device: str = "cpu") -> None:
         """Write the head: title, machine, date, command."""
         self.path = path
-        command = shlex.join(["python", *sys.argv])
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         path.parent.mkdir(parents=True, exist_ok=True)
-        busy = os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
-        note = "\\\nOther programs were running: the times are rough, the ratios less so." if busy else ""
-        path.write_text(f"# {title}\n\n{machine(device)}\\\n{now}, `{command}`{note}\n")
+        others = others_share()
+        note = f"\\\nOthers took {others:.0%} of the cores: times are rough, ratios less so." if others > 0.1 else ""
+        path.write_text(f"# {title}\n\n{machine(device)}\\\n{now}, `{command_line()}`{note}\n")
 
     def add(self, text: str) -> None:
         """Append a section and show it."""

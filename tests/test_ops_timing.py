@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
+import pytest
+
+from benchmarks import tables
 from benchmarks.tables import Report, table
 from models.ops.timing import interleaved_medians
 
@@ -39,12 +43,25 @@ def test_a_table_never_invents_a_number():
 
 
 def test_a_report_says_where_its_numbers_come_from(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    monkeypatch.setattr(tables, "others_share", lambda: 0.5)
+    monkeypatch.setattr("sys.argv", ["/home/somebody/speed.py", "--data", "/home/somebody/cells", "--runs", "2"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     report = Report(tmp_path / "results" / "x.md", "Speed")
     report.add("## One\n")
     text = report.path.read_text()
-    assert (
-        text.startswith("# Speed\n\n") and "torch " in text and "UTC, `python" in text and "load average 99.0" in text
-    )
-    assert "Other programs were running" in text and text.endswith("\n\n## One\n")
+    assert text.startswith("# Speed\n\n") and "torch " in text
+    assert "UTC, `python speed.py --data cells --runs 2`" in text
+    assert "Others took 50% of the cores" in text and text.endswith("\n\n## One\n")
     assert "## One" in capsys.readouterr().out
+
+
+def test_a_quiet_machine_needs_no_note(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "others_share", lambda: 0.02)
+    assert "Others" not in Report(tmp_path / "x.md", "Speed").path.read_text()
+
+
+@pytest.mark.parametrize(("idle", "share"), [(100, 0.0), (75, 0.25), (0, 1.0)])
+def test_what_others_take(monkeypatch, idle, share):
+    ticks = iter(([0] * 8, [100 - idle, 0, 0, idle, 0, 0, 0, 0]))
+    monkeypatch.setattr(tables, "_processor_ticks", lambda: next(ticks))
+    assert tables.others_share(0) == pytest.approx(share)

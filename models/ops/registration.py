@@ -87,12 +87,20 @@ def _save_all(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
+def _once_only(operator, *arguments):
+    """Call an operator of a backward pass; its own derivative is prepared only where ``create_graph`` wants it."""
+    if torch.is_grad_enabled():
+        return operator(*arguments)
+    with below_autograd():
+        return operator(*arguments)
+
+
 def _mish_grad(ctx, grad):
-    return ops.mish_backward(grad, *ctx.saved_tensors)
+    return _once_only(ops.mish_backward, grad, *ctx.saved_tensors)
 
 
 def _mish_grad_grad(ctx, v):
-    return ops.mish_double_backward(v, *ctx.saved_tensors)
+    return _once_only(ops.mish_double_backward, v, *ctx.saved_tensors)
 
 
 def _bn_act_save(ctx, inputs, output) -> None:
@@ -103,7 +111,8 @@ def _bn_act_save(ctx, inputs, output) -> None:
 def _bn_act_grad(ctx, grad):
     """Gradients for x, weight and bias; mean and invstd are functions of x, or constants."""
     x, mean, invstd, weight, bias = ctx.saved_tensors
-    grads = ops.bn_act_backward(grad, x, mean, invstd, weight, bias, ctx.activation, ctx.training)
+    arguments = (grad, x, mean, invstd, weight, bias, ctx.activation, ctx.training)
+    grads = _once_only(ops.bn_act_backward, *arguments)
     return (
         grads[0] if ctx.needs_input_grad[0] else None,
         None,
