@@ -67,8 +67,8 @@ def search(args: argparse.Namespace, argv: Sequence[str], *, train: Sequence[str
         stop = closing.enter_context(StopRequest())
         study = Study(folder, space, baseline, pruner=args.tune_pruner, seed=args.seed)
         closing.callback(study.close)
-        run = Search(study, folder, (*train, *typed), space, metric, args.tune, stop)
-        run.to_the_end()
+        run = Search(study, folder, (train, typed), space, metric, stop)
+        run.until(args.tune)
         report(run, args, typed)
     if stop.signal is not None:
         print(f"stopped by a signal; go on with: python train.py --resume {folder}")
@@ -79,29 +79,28 @@ class Search:
     """The trials of one search, one after the other.
 
     Args:
-        command: trains with the flags that all trials share.
+        training: the command that trains, and the flags that all trials share.
         metric: what a trial is judged by: the best of its evaluations.
-        total: how many trials there shall be.
     """
 
     def __init__(
         self,
         study: Study,
         folder: Path,
-        command: Sequence[str],
+        training: tuple[Sequence[str], Sequence[str]],
         space: Sequence[Parameter],
         metric: str,
-        total: int,
         stop: StopRequest,
     ) -> None:
-        self.study, self.folder, self.command, self.space = study, folder, tuple(command), tuple(space)
-        self.metric, self.title, self.total, self.stop = metric, metric_title(metric), total, stop
+        self.study, self.folder, self.space, self.stop = study, folder, tuple(space), stop
+        self.train, self.flags = training
+        self.metric, self.title = metric, metric_title(metric)
 
-    def to_the_end(self) -> None:
-        """Run the trials that are left, or as many as the signal to stop leaves time for."""
+    def until(self, total: int) -> None:
+        """Run trials until ``total`` have ended, or as many as the signal to stop leaves time for."""
         done = len(self.study.ended())
-        with tqdm(total=max(self.total, done), initial=done, unit="trial", dynamic_ncols=True, disable=None) as bar:
-            while len(self.study.ended()) < self.total and self.stop.signal is None:
+        with tqdm(total=max(total, done), initial=done, unit="trial", dynamic_ncols=True, disable=None) as bar:
+            while len(self.study.ended()) < total and self.stop.signal is None:
                 self._one(bar)
 
     def _one(self, bar: tqdm) -> None:
@@ -110,11 +109,10 @@ class Search:
         folder = self.trial_folder(trial)
         folder.mkdir(exist_ok=True)
         follower = _Follower(self, trial, folder, bar)
-        goes_on = (folder / "last.pt").exists()
-        command = (*self.command, *flags_for(self.space, trial.values), "--tune", "0", "--out", str(folder))
-        if goes_on:
-            command = (*command[:2], "--resume", str(folder))
-        code = run_training(command, folder, hopeless=follower, stop_signal=lambda: self.stop.signal)
+        flags = (*self.flags, *flags_for(self.space, trial.values), "--tune", "0", "--out", str(folder))
+        if (folder / "last.pt").exists():
+            flags = ("--resume", str(folder))
+        code = run_training((*self.train, *flags), folder, hopeless=follower, stop_signal=lambda: self.stop.signal)
         if code is None and not follower.given_up:
             return
         outcome = PRUNED if code is None else {0: COMPLETE, _DIVERGED: DIVERGED}.get(code)
@@ -123,7 +121,7 @@ class Search:
         self.study.end(outcome, None if outcome == DIVERGED else follower.best)
         follower.finish()
         self._drop_weights()
-        bar.write(self._line(trial, outcome, follower.best), file=sys.stdout)
+        bar.write(self._line(trial, outcome, follower.best, bar.total), file=sys.stdout)
         sys.stdout.flush()
 
     def trial_folder(self, trial: Trial) -> Path:
@@ -138,12 +136,12 @@ class Search:
             for path in (*folder.glob("*.pt"), *folder.glob("*.weights")):
                 path.unlink()
 
-    def _line(self, trial: Trial, outcome: str, score: float | None) -> str:
+    def _line(self, trial: Trial, outcome: str, score: float | None, total: int) -> str:
         found = outcome if score is None or outcome == DIVERGED else f"{self.title} {score:.3f}"
         given_up = " (given up)" if outcome == PRUNED else ""
         best = next(iter(ranked(self.study.ended())), None)
         so_far = f", best {best.score:.3f} of trial {best.index + 1}" if best else ""
-        return f"trial {trial.index + 1} of {self.total}: {found}{given_up}{so_far}: {values_text(trial)}"
+        return f"trial {trial.index + 1} of {total}: {found}{given_up}{so_far}: {values_text(trial)}"
 
 
 class _Follower:

@@ -103,7 +103,7 @@ class Study:
     def hopeless(self, evaluation: int, score: float) -> bool:
         """Note the best score after ``evaluation`` evaluations of the running trial; whether to give it up."""
         self._running.report(score, evaluation)
-        return self._running.should_prune()
+        return bool(self._running.should_prune())
 
     def end(self, outcome: str, score: float | None) -> None:
         """Note how the running trial ended."""
@@ -134,7 +134,7 @@ class Study:
         pruners = self._optuna.pruners
         match name:
             case "median":
-                return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
+                return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3)
             case "halving":
                 return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
             case "none":
