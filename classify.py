@@ -26,7 +26,6 @@ from data.labelled_augment import LabelledAugmentation
 from data.labelled_loader import central_batches, central_input, labelled_batches, load_labelled_splits
 from data.photometric import load_photometric
 from data.sources import open_sources
-from eval import Speed, Stopwatch
 from models import load_network
 from models.averaged import averaged_network, save_best, save_last
 from models.classifier import adapt_classes
@@ -62,6 +61,7 @@ from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.run_folder import lock_folder, new_run_folder
 from utils.runlog import RunLog, cut_metrics
 from utils.signals import StopRequest
+from utils.speed import Speed, Stopwatch, speed_of
 from utils.topk import TopK, TopKCounter
 from utils.training_state import TrainingState
 
@@ -159,9 +159,10 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
             step(state, updates, args.clip_gradient, batches)
             log.step(state.iteration, {"loss": total}, rate)
 
-            if due.evaluation(state.iteration):
+            evaluated = due.evaluation(state.iteration)
+            if evaluated:
                 evaluate(args, state, about, val_set, folder, log)
-            stopping = stop.signal is not None or out_of_patience(args, state, log)
+            stopping = stop.signal is not None or (evaluated and out_of_patience(args, state, log))
             if due.save(state.iteration) or stopping:
                 save_last(state, about, folder)
             if stopping:
@@ -256,8 +257,7 @@ def measure(
             counter.add(logits, labels)
             spent["postprocess"] += clock.lap()
             bar.update(len(labels))
-    each = {stage: 1000 * seconds / len(dataset) for stage, seconds in spent.items()}
-    return Measurement(counter.result(), Speed(**each, images_per_second=len(dataset) / sum(spent.values())))
+    return Measurement(counter.result(), speed_of([spent], len(dataset)))
 
 
 def measure_from_flags(args: argparse.Namespace, config: Config, own_names: Sequence[str] | None) -> None:

@@ -9,7 +9,6 @@ python eval.py --data coco/annotations/instances_val2017.json --results detectio
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +39,7 @@ from utils.eval_flags import PROTOCOLS, parse_eval_flags
 from utils.eval_plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
 from utils.image import read_image
 from utils.names import read_names
+from utils.speed import Speed, Stopwatch, speed_of
 from utils.structures import Detections, Size
 from utils.voc_results import save_voc_results
 
@@ -48,19 +48,6 @@ WORST = 12  # images drawn by --plots
 
 Metrics = CocoMetrics | DarknetMap | ProposalRecall
 Measure = Callable[[Sequence[int], BoxTable, BoxTable, Sequence[str]], Metrics]  # image ids, truth, detections, names
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Milliseconds for one image, of the process that runs the network.
-
-    ``loading`` is the wait for decoded and resized images: with ``--workers`` they are made ready alongside.
-    """
-
-    loading: float
-    network: float
-    postprocess: float
-    images_per_second: float
 
 
 @dataclass(frozen=True)
@@ -230,28 +217,6 @@ def in_order(image_ids: Sequence[int], shares: Sequence[Mapping[int, Detections]
     """The detections of all processes by image id, in the order of ``image_ids``."""
     found = {image_id: detections for share in shares for image_id, detections in share.items()}
     return {image_id: found[image_id] for image_id in image_ids}
-
-
-def speed_of(spent: Sequence[Mapping[str, float]], images: int) -> Speed:
-    """The speed of processes that shared ``images`` and spent so many seconds in each stage."""
-    each = {stage: 1000 * sum(seconds[stage] for seconds in spent) / images for stage in spent[0]}
-    slowest = max(sum(seconds.values()) for seconds in spent)
-    return Speed(**each, images_per_second=images / slowest)
-
-
-class Stopwatch:
-    """Seconds between laps; on a GPU a lap ends when its work is done, not when it is queued."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        last, self.last = self.last, time.perf_counter()
-        return self.last - last
 
 
 def to_cpu(detections: Detections) -> Detections:

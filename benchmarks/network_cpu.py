@@ -26,6 +26,7 @@ from models.weights import save_darknet_weights
 from utils.cfg import Config, format_cfg, load_cfg, with_size
 
 CFGS = ("yolov4.cfg", "yolov4-mish.cfg", "yolov4-leaky.cfg")
+Row = tuple[str, dict[str, float | None]]  # cfg; milliseconds of each peer
 OURS, NATIVE = "eager, fused", "eager, PyTorch's operators"
 
 
@@ -45,13 +46,14 @@ def main() -> None:
     threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
     report.add(f"Medians of {options.rounds} images, measured in turns, in milliseconds of {kind}; {threads} each.\n")
     for size in options.sizes:
-        for precision in options.precisions:
-            rows = []
-            for cfg in options.cfgs:
-                with tempfile.TemporaryDirectory() as folder:
-                    write_network(with_size(load_cfg(cfg), (size, size)), Path(folder))
-                    rows.append((cfg, measure(Path(folder), size, precision, options)))
-            report.add(section(f"{size} x {size}, {precision}", rows, options.peers))
+        rows: dict[str, list[Row]] = {precision: [] for precision in options.precisions}
+        for cfg in options.cfgs:
+            with tempfile.TemporaryDirectory() as folder:
+                write_network(with_size(load_cfg(cfg), (size, size)), Path(folder))
+                for precision, found in rows.items():
+                    found.append((cfg, measure(Path(folder), size, precision, options)))
+        for precision, found in rows.items():
+            report.add(section(f"{size} x {size}, {precision}", found, options.peers))
 
 
 def write_network(config: Config, folder: Path) -> None:
@@ -107,7 +109,7 @@ def start(peer: str, folder: Path, size: int, precision: str, threads: int) -> s
     return None
 
 
-def section(title: str, rows: list[tuple[str, dict[str, float | None]]], peers: list[str]) -> str:
+def section(title: str, rows: list[Row], peers: list[str]) -> str:
     """Milliseconds, and what follows from them."""
     cells = [
         (cfg, *times.values(), ratio(times, OURS, NATIVE), ratio(times, "compiled", "OpenVINO")) for cfg, times in rows
