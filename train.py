@@ -195,7 +195,7 @@ def train(args: argparse.Namespace, world: World) -> int:
             if due.evaluation(state.iteration):
                 evaluate(args, state, about, val_set, folder, log, world)
             stopped = stop.agree(world.largest)  # all after the same iteration
-            stopping = stopped or out_of_patience(args, state, log)
+            stopping = stopped or (due.evaluation(state.iteration) and out_of_patience(args, state, log))
             if (due.save(state.iteration) or stopping) and world.is_main:
                 save_last(state, about, folder)
             if stopping:

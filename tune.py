@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from models.training_cfg import read_cfg, with_keys
+from models.training_cfg import is_fine_tuning, read_cfg, with_keys
 from utils.atomic import atomic_write, write_json
 from utils.cfg import Config, format_cfg, load_cfg
 from utils.cfg_classifier import is_classifier
@@ -39,7 +39,7 @@ from utils.train_flags import (
     save_args,
     without_flags,
 )
-from utils.training_plan import WARM_UP
+from utils.training_plan import FINE_TUNING_RATE, WARM_UP
 from utils.trial_process import LOG, Row, last_line, run_training
 
 _TRAIN = (sys.executable, str(Path(__file__).with_name("train.py")))
@@ -200,7 +200,8 @@ def value_now(parameter: Parameter, args: argparse.Namespace, config: Config) ->
     section = config.net
     if key.startswith("yolo."):
         section = next(layer for layer in config.layers if isinstance(layer, Yolo))
-    return getattr(section, key.removeprefix("yolo."))
+    value = getattr(section, key.removeprefix("yolo."))
+    return min(value, FINE_TUNING_RATE) if key == "learning_rate" and is_fine_tuning(args, config) else value
 
 
 def report(run: Search, args: argparse.Namespace, typed: Sequence[str]) -> None:

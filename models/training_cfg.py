@@ -6,14 +6,17 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from models.graph import plan
+from models.transfer import is_trained_detector
 from utils.anchors import ImageRecord, class_counts
 from utils.cfg import Config, load_cfg, with_activation, with_classes, with_counters, with_net, with_size, with_yolo
 from utils.cfg_effect import keys_without_effect
 from utils.cfg_layers import Convolutional
 from utils.class_weights import NONE, as_counts, class_weights, weights_line
 from utils.errors import UsageError
+from utils.recipes import RECIPES
 from utils.training_plan import SMALL_BATCH, Schedule, plan_training
 
 BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
@@ -87,6 +90,14 @@ def weigh_classes(config: Config, text: str | None, names: Sequence[str], record
     return with_counters(config, as_counts(weights))
 
 
+def is_fine_tuning(args: argparse.Namespace, config: Config) -> bool:
+    """Whether ``--weights`` are of a trained detector and nobody gave a learning rate (a recipe is nobody)."""
+    recipe = RECIPES[args.recipe].keys.get("learning_rate")
+    if not args.weights or args.set.get("learning_rate", recipe) != recipe:
+        return False
+    return is_trained_detector(Path(args.weights), config, load_cfg(args.cfg))
+
+
 def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small_batch: int = SMALL_BATCH) -> Config:
     """The cfg with batch and schedule for so many training images; every change is printed.
 
@@ -106,6 +117,7 @@ def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small
         nominal_batch=args.nominal_batch,
         small_batch=small_batch,
         warm_up=args.warm_up,
+        fine_tuning=is_fine_tuning(args, config),
     )
     print(f"{images:,} training images:", *planned.notes, sep="\n  ")
     config = with_net(config, **planned.keys)

@@ -9,11 +9,12 @@ import torch
 
 from models.backbone import BACKBONE, backbone_size
 from models.darknet import Darknet
+from models.graph import plan
 from models.region_head import RegionHead
-from models.weights import backbone_layers, load_darknet_weights
-from utils.cfg import Config
+from models.weights import backbone_layers, load_darknet_weights, num_floats
+from utils.cfg import Config, parse_cfg
 from utils.checkpoint import load_checkpoint
-from utils.errors import UsageError, WeightsError
+from utils.errors import CfgError, UsageError, WeightsError
 
 
 def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
@@ -38,6 +39,28 @@ def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
     load_darknet_weights(network, path, stop_before=layers)
     whole = layers == len(network.layers)
     return f"{path}: loaded " + ("every layer" if whole else f"the first {layers} of {len(network.layers)} layers")
+
+
+def is_trained_detector(path: Path, *configs: Config) -> bool:
+    """Whether ``path`` holds all of one of the networks ``configs`` but for, perhaps, its heads.
+
+    Args:
+        path: as for `load_pretrained`.
+    """
+    if path.suffix != ".pt":
+        return num_floats(path) in {plan(config).parameters for config in configs if _body(config)}
+    try:
+        body = _body(parse_cfg(load_checkpoint(path)["cfg"]))
+    except CfgError:
+        return False
+    return bool(body) and body in [_body(config) for config in configs]
+
+
+def _body(config: Config) -> list[int]:
+    """The parameters of each layer but for the convolutions before the heads; of a network without heads nothing."""
+    graph = plan(config)
+    before_heads = {index - 1 for index in graph.heads}
+    return [node.parameters for node in graph.nodes if node.index not in before_heads] if graph.heads else []
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from utils.cfg import (
     parse_cfg,
     with_activation,
     with_classes,
+    with_counters,
     with_net,
     with_size,
 )
@@ -389,6 +390,19 @@ def test_with_classes_changes_heads_and_the_filters_before_them():
     assert after.layers[2].counters_per_class is None
     assert with_classes(parse_cfg(DETECTOR), 2).layers[2].counters_per_class == (5, 6)
     assert parse_cfg(format_cfg(after)) == after
+
+
+def test_with_counters_weighs_every_kind_of_head():
+    before = with_classes(parse_cfg(DETECTOR), 3)
+    after = with_counters(before, [4, 0, 9])
+    assert [layer.counters_per_class for layer in after.layers[2::2]] == [(4, 0, 9)] * 3
+    assert parse_cfg(format_cfg(after)) == after
+    assert with_counters(after, None) == before == with_classes(with_classes(after, 2), 3)
+    with pytest.raises(CfgError, match=r"counters_per_class=\(4, 9\) \(wanted one for each of the 3 classes\)"):
+        with_counters(before, [4, 9])
+    region = with_classes(parse_cfg(f"[net]\nwidth=64\nheight=64\nchannels=3\n{CONV}[region]\nnum=5"), 3)
+    with pytest.raises(CfgError, match=r"\[region\] counters_per_class=.*wanted one for each of the 3 classes"):
+        with_counters(region, [4, 9])
 
 
 def test_with_classes_refusals():

@@ -144,6 +144,25 @@ def test_the_plan_is_one_the_cfg_takes(images: int) -> None:
     assert net.policy == "sgdr" and net.sgdr_cycle == net.max_batches if images < 10_000 else net.policy == "steps"
 
 
+def test_a_share_of_the_iterations_as_warm_up() -> None:
+    plan = plan_training(COCO, 200, iterations=300, warm_up=0.05)
+    assert plan.keys["burn_in"] == "15"
+    assert "warm-up of 15 iterations, 5.0% of all (cfg: 1,000)" in plan.notes
+    assert plan_training(COCO, 117_266, warm_up=0.0, given={"burn_in"}).keys == {"burn_in": "0"}
+
+
+def test_a_trained_detector_is_not_thrown_over() -> None:
+    plan = plan_training(COCO, 200, fine_tuning=True)
+    assert plan.keys["learning_rate"] == "0.001" and plan.keys["learning_rate_min"] == "1e-05"  # of the cosine
+    assert "fine-tuning a trained detector: learning rate 0.001 instead of 0.0013" in plan.notes
+    # .0013 / 8 is low enough
+    plan = plan_training(COCO, 200, fine_tuning=True, nominal_batch=64)
+    assert plan.keys["learning_rate"] == "0.0001625"
+    assert "fine-tuning a trained detector: learning rate 0.0001625, low enough as it is" in plan.notes
+    cosine = dataclasses.replace(COCO, learning_rate=0.01, learning_rate_min=0.0005, policy="sgdr", steps=())
+    assert plan_training(cosine, 20_000, given={"policy"}, fine_tuning=True).keys["learning_rate_min"] == "5e-05"
+
+
 def test_a_rate_for_another_batch() -> None:
     cosine = dataclasses.replace(COCO, learning_rate=0.01, learning_rate_min=0.0001, policy="sgdr", steps=())
     plan = plan_training(cosine, 200, given={"policy", "learning_rate"}, nominal_batch=64)

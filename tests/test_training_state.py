@@ -12,7 +12,7 @@ from torch import nn
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.ema import Ema
 from utils.errors import Diverged, WeightsError
-from utils.training_state import Best, TrainingState
+from utils.training_state import Best, TrainingState, decisive
 
 
 def new_state(seed: int = 0, scale: bool = False) -> TrainingState:
@@ -120,6 +120,14 @@ def test_the_best_is_the_highest_ap50_then_ap() -> None:
     assert (best.iteration, best.evaluations_since) == (10, 2)
     assert best.update(40, 0.5, 0.21)
     assert best == Best(40, 0.5, 0.21, 0)
+
+
+def test_ap_decides_where_it_is_asked_for() -> None:
+    best = Best()
+    for iteration, (ap50, ap) in enumerate([(0.5, 0.2), (0.4, 0.3), (0.6, 0.3), (0.9, 0.1)], start=1):
+        best.update(iteration, *decisive(ap50, ap, "ap"))
+    assert best == Best(3, 0.3, 0.6, 1)
+    assert decisive(0.5, 0.2, None) == decisive(0.5, 0.2, "ap50") == (0.5, 0.2)
 
 
 def test_the_first_evaluation_is_the_best_even_at_zero_but_not_without_truth() -> None:

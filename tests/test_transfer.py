@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from models.darknet import Darknet
-from models.transfer import expect_background, freeze, load_pretrained
+from models.transfer import expect_background, freeze, is_trained_detector, load_pretrained
 from models.weights import save_darknet_weights
 from tests.painted import CFG
-from utils.cfg import Config, parse_cfg, with_classes
+from utils.cfg import Config, format_cfg, parse_cfg, with_classes
 from utils.checkpoint import save_checkpoint
 from utils.errors import UsageError, WeightsError
 
@@ -126,3 +126,35 @@ def test_freezing_nothing_and_too_much() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(UsageError, match=r"--freeze 8: two\.cfg has 8 layers; leave some to train"):
         freeze(network, 8)
+
+
+def test_the_backbone_is_frozen_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    network = network_of(TWO, 0)
+    freeze(network, "backbone")  # no block joins anything here: all before the head and its convolution
+    learning = {int(name.split(".")[1]) for name, tensor in network.named_parameters() if tensor.requires_grad}
+    assert learning == {6}
+    assert capsys.readouterr().out == "frozen: the first 6 of 8 layers, the backbone\n"
+
+
+def test_what_counts_as_a_trained_detector(tmp_path: Path) -> None:
+    two, five = network_of(TWO, 1), network_of(FIVE, 1)
+    save_darknet_weights(two, tmp_path / "two.weights")
+    save_darknet_weights(two, tmp_path / "two.conv.6", stop_before=6)
+    assert is_trained_detector(tmp_path / "two.weights", TWO)
+    assert is_trained_detector(tmp_path / "two.weights", FIVE, TWO)  # the cfg before it was adapted
+    assert not is_trained_detector(tmp_path / "two.weights", FIVE)
+    assert not is_trained_detector(tmp_path / "two.conv.6", FIVE, TWO)
+    for name, config in (("two", format_cfg(TWO)), ("other", CFG.replace("filters=8", "filters=12")), ("broken", "[")):
+        save_checkpoint(tmp_path / f"{name}.pt", {"cfg": config, "names": [], "model": five.state_dict()})
+    assert is_trained_detector(tmp_path / "two.pt", FIVE)  # heads of another class count
+    assert not is_trained_detector(tmp_path / "other.pt", FIVE, TWO)
+    assert not is_trained_detector(tmp_path / "broken.pt", FIVE)
+
+
+def test_a_classifier_is_no_detector(tmp_path: Path) -> None:
+    body = CFG[: CFG.rindex("[convolutional]")]
+    classifier = parse_cfg(f"{body}[avgpool]\n[convolutional]\nfilters=7\nactivation=linear\n[softmax]\n")
+    save_darknet_weights(network_of(classifier, 1), tmp_path / "c.weights")
+    save_checkpoint(tmp_path / "c.pt", {"cfg": format_cfg(classifier), "names": [], "model": {}})
+    for name in ("c.weights", "c.pt"):
+        assert not is_trained_detector(tmp_path / name, classifier, TWO)

@@ -29,7 +29,7 @@ def class_weights(text: str, names: Sequence[str], counts: Sequence[int]) -> lis
         InputError: a file that says something else.
     """
     if text == AUTO:
-        weights = [min(MOST, math.sqrt(max(counts, default=1) / max(1, count))) for count in counts]
+        weights = [min(MOST, math.sqrt(max(1, *counts) / max(1, count))) for count in counts]
     elif Path(text).is_file():
         weights = _from_file(Path(text), names)
     else:

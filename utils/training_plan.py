@@ -19,6 +19,7 @@ WARM_UP = 0.04  # of all iterations,
 LEAST_WARM_UP = 100  # but no fewer iterations than this, unless they are
 MOST_WARM_UP = 0.2  # of all iterations
 LAST_RATE = 0.01  # of the learning rate, at the end of a cosine
+FINE_TUNING_RATE = 0.001  # of trained detectors; twice as much diverged, see docs/training.md
 MEMORY_FOR_ACTIVATIONS = 5e9  # bytes; a mini-batch is kept below
 
 
@@ -60,6 +61,7 @@ def plan_training(
     nominal_batch: int = 0,
     small_batch: int = SMALL_BATCH,
     warm_up: float | None = None,
+    fine_tuning: bool = False,
 ) -> Plan:
     """Choose batch and schedule for ``images`` training images.
 
@@ -72,6 +74,7 @@ def plan_training(
         nominal_batch: the batch that the learning rates of ``cfg`` are meant for; 0 is whatever comes.
         small_batch: the largest that is chosen for a small data set.
         warm_up: the user's share of the iterations for it.
+        fine_tuning: the network is a trained detector, and nobody gave a learning rate.
     """
     plan = Plan()
     small = images < SMALL_DATASET
@@ -89,6 +92,8 @@ def plan_training(
         )
     _choose_warm_up(plan, cfg, total, given, warm_up)
     cfg = _scale_rate(plan, cfg, batch, nominal_batch)
+    if fine_tuning:
+        cfg = _limit_rate(plan, cfg)
     _choose_policy(plan, cfg, total, small, given)
     return plan
 
@@ -141,6 +146,20 @@ def _scale_rate(plan: Plan, cfg: Schedule, batch: int, nominal: int) -> Schedule
         learning_rate_min=f"{least:.6g}",
     )
     return replace(cfg, learning_rate=rate, learning_rate_min=least)
+
+
+def _limit_rate(plan: Plan, cfg: Schedule) -> Schedule:
+    """What is learned already is not to be thrown over by the gradients of new heads."""
+    if cfg.learning_rate <= FINE_TUNING_RATE:
+        plan.notes.append(f"fine-tuning a trained detector: learning rate {cfg.learning_rate:g}, low enough as it is")
+        return cfg
+    least = cfg.learning_rate_min * FINE_TUNING_RATE / cfg.learning_rate
+    plan.set(
+        f"fine-tuning a trained detector: learning rate {FINE_TUNING_RATE:g} instead of {cfg.learning_rate:g}",
+        learning_rate=f"{FINE_TUNING_RATE:.6g}",
+        learning_rate_min=f"{least:.6g}",
+    )
+    return replace(cfg, learning_rate=FINE_TUNING_RATE, learning_rate_min=least)
 
 
 def _choose_policy(plan: Plan, cfg: Schedule, total: int, small: bool, given: Collection[str]) -> None:
