@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +52,30 @@ def test_every_value_is_one_that_train_takes(parameter: Parameter, part: float) 
         head, _, key = parameter.flag.partition(" ")
         found = args.set[key] if key else getattr(args, head.removeprefix("--").replace("-", "_"))
         assert found == one or float(found) == pytest.approx(one, rel=1e-5)
+
+
+def test_the_table_of_the_documentation() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    table = text.partition("| group | name | sets | range | |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    found: dict[str, tuple[str, str]] = {}
+    for _, names_, sets, ranges, _ in rows:
+        columns = [re.findall("`(.*?)`", column) for column in (names_, sets)]
+        bounds = ranges.removesuffix(", logarithmic").replace(", ", " ").split()
+        for place, (name, target) in enumerate(zip(*columns, strict=True)):
+            own = "|".join(bounds) if BY_NAME[name].choices else bounds[place if len(bounds) > 1 else 0]
+            found[name] = (target, own + ", log" * ("logarithmic" in ranges))
+    assert found == {
+        one.name: (one.flag.removeprefix("--set ").removeprefix("yolo."), _plain(one) + ", log" * one.log)
+        for one in SPACE
+    }
+
+
+def _plain(parameter: Parameter) -> str:
+    """A range without exponents."""
+    if parameter.choices:
+        return "|".join(parameter.choices)
+    return "..".join(f"{bound:.5f}".rstrip("0").rstrip(".") for bound in (parameter.low, parameter.high))
 
 
 def test_a_logarithmic_range_does_not_begin_at_nothing() -> None:

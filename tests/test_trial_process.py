@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -90,6 +91,28 @@ def test_a_signal_is_handed_on_to_the_child_alone_in_its_session(folder: Path) -
     rows = lambda: signal.SIGINT if (folder / "metrics.jsonl").exists() else None  # noqa: E731
     assert run(folder, "wait", stop_signal=rows)[0] is None
     assert (folder / "ended").read_text() == str(int(signal.SIGINT))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells the child")
+def test_a_child_ends_when_its_search_is_killed(folder: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from utils.trial_process import run_training; "
+        f"run_training({command('wait')!r}, Path('.'), hopeless=lambda row: False, stop_signal=lambda: None)"
+    )
+    root = str(Path(__file__).parents[1])
+    search = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": root})
+    wait_for(folder / "metrics.jsonl")
+    search.kill()
+    search.wait()
+    wait_for(folder / "ended")
+    assert (folder / "ended").read_text() == str(int(signal.SIGTERM))
+
+
+def wait_for(path: Path) -> None:
+    """Until there is something in ``path``; a minute at most."""
+    until = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def test_a_child_does_not_outlive_an_exception(folder: Path) -> None:

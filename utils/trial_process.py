@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 LOG = "log.txt"  # what the training prints, in its run folder
 _POLL = 0.25  # seconds
 _PATIENCE = 60  # seconds for a training to save itself after a signal
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 Row = Mapping[str, Any]
 
@@ -23,7 +28,8 @@ def run_training(
     """Run ``command``, a train.py that writes into ``folder``, to its end.
 
     The child gets a session of its own: a Ctrl-C in the terminal reaches it once, through this process, so that it
-    saves itself.
+    saves itself. On Linux it also gets a signal when this process is killed, so that nobody trains into a folder that
+    the next search wants.
 
     Args:
         hopeless: gets each row of metrics.jsonl once, those of before a resumption too; True ends the training.
@@ -36,7 +42,14 @@ def run_training(
     if any(map(hopeless, rows.read())):  # it was just about to be ended when the search itself was
         return None
     with (folder / LOG).open("ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_end_with_the_parent if _LIBC else None,
+        )
     try:
         while True:
             code = child.poll()  # before reading: what is read then is all
@@ -58,6 +71,11 @@ def last_line(folder: Path) -> str:
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return lines[-1].removeprefix("yolov4: error: ") if lines else "no word"
+
+
+def _end_with_the_parent() -> None:
+    """In the child: ask for SIGTERM when the parent dies."""
+    _LIBC.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _end(child: subprocess.Popen, number: int) -> None:
