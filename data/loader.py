@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -123,17 +122,17 @@ class TrainBatches(TorchDataset):
     def _make(self, minibatch: int) -> Batch:
         size, augmentation = self.size_at(minibatch), self.augmentation.closed(minibatch)
         positions = self.positions(minibatch)
-        images = torch.empty((len(positions), 3, *size), dtype=torch.uint8)
+        images = torch.empty((len(positions), *size, 3), dtype=torch.uint8)
         samples, names = [], []
         for row, position in enumerate(positions):
             epoch, place = divmod(position, len(self.dataset))
             index = int(permutation(self.seed, epoch, len(self.dataset))[place])
             rng = keyed_rng(self.seed, AUGMENT, epoch, index)
             sample, used = augmented_sample(self.reader, index, augmentation, size, rng)
-            cv2.split(sample.image, list(images[row].numpy()))
+            images[row] = torch.from_numpy(sample.image)
             samples.append(sample)
             names.append(" + ".join(printable(self.dataset.records[i].path) for i in used))
-        return Batch(images, _targets(samples), tuple(names))
+        return Batch(images.permute(0, 3, 1, 2), _targets(samples), tuple(names))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 Everything is one affine map for each axis: a :class:`Crop` of the source, which may reach outside, is stretched over an
 output; a :class:`Tile` shows a window of that output on a canvas. A plain training image is one tile, a mosaic four.
+What a tile shows is moved by less than a pixel so that whole source pixels fill whole canvas pixels (:class:`Span`):
+then one resize, straight into the canvas, paints it, and boxes take the same map.
 Drawing and doing are apart: ``sample_*`` holds all the randomness, the rest is pure.
 """
 
@@ -9,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +21,7 @@ from data.colour import NO_CHANGE, Colour, apply_colour
 from utils.structures import Sample, Size
 
 _GREY = 114  # the mean of natural pictures, roughly
+_SAMPLED = 32  # rows and columns that a mean colour is taken of
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,42 @@ class Tile:
     window: tuple[int, int, int, int]
     colour: Colour = NO_CHANGE
 
+    @cached_property
+    def across(self) -> Span:
+        """The map of x."""
+        crop, (left, _, right, _) = self.crop, self.window
+        if not crop.flip:
+            return _span((left, right), self.origin[0], self.size[1], crop.left, crop.width, crop.source_size[1])
+        mirror = 2 * self.origin[0] + self.size[1]
+        window = (mirror - right, mirror - left)
+        span = _span(window, self.origin[0], self.size[1], crop.left, crop.width, crop.source_size[1])
+        return Span(span.first, span.last, mirror - span.start, mirror - span.stop)
+
+    @cached_property
+    def down(self) -> Span:
+        """The map of y."""
+        crop, (_, top, _, bottom) = self.crop, self.window
+        return _span((top, bottom), self.origin[1], self.size[0], crop.top, crop.height, crop.source_size[0])
+
+
+class Span(NamedTuple):
+    """One axis of what a tile shows: the source pixels from edge ``first`` to ``last`` lie from ``start`` to ``stop``.
+
+    The latter are edges of canvas pixels, and ``stop`` is below ``start`` where the tile is mirrored. A span that
+    shows nothing of its source has them equal.
+    """
+
+    first: int
+    last: int
+    start: int
+    stop: int
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Scale and offset of the map from source to canvas, which holds beyond the span too."""
+        scale = (self.stop - self.start) / (self.last - self.first)
+        return scale, self.start - self.first * scale
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -83,16 +124,16 @@ class Geometry:
         """
         height, width = source_size
         across, down = int(width * self.jitter), int(height * self.jitter)
-        left, right = rng.integers(-across, across + 1, size=2)
-        top, bottom = rng.integers(-down, down + 1, size=2)
-        near, far = rng.random(2)  # one draw moves left and top, another right and bottom
+        # all at once: seven calls cost a tenth of a small image; one draw zooms left and top, another right and bottom
+        *sides, near, far, mirror = rng.random(7).tolist()
+        left, top, right, bottom = map(_between, (across, down, across, down), sides)
         crop = Crop(
             source_size,
-            int(left) + _zoom(width, self.resize, near),
-            int(top) + _zoom(height, self.resize, near),
-            int(right) + _zoom(width, self.resize, far),
-            int(bottom) + _zoom(height, self.resize, far),
-            self.flip and bool(rng.random() < 0.5),
+            left + _zoom(width, self.resize, near),
+            top + _zoom(height, self.resize, near),
+            right + _zoom(width, self.resize, far),
+            bottom + _zoom(height, self.resize, far),
+            self.flip and mirror < 0.5,
         )
         if self.letter_box:
             crop = letterboxed(crop, size)
@@ -122,39 +163,41 @@ def compose(samples: Sequence[Sample], tiles: Sequence[Tile], size: Size, *, bou
             neighbour, or lie wholly on one, where its object cannot be seen: Darknet's default.
     """
     canvas = np.full((*size, 3), _GREY, np.uint8)
-    boxes, kept = [], []
-    for sample, tile in zip(samples, tiles, strict=True):
-        placed = place_boxes(sample.boxes, tile)
+    placed = [place_boxes(sample.boxes, tile) for sample, tile in zip(samples, tiles, strict=True)]
+    for sample, tile, boxes in zip(samples, tiles, placed, strict=True):
         paint(canvas, sample.image, tile)
         left, top, right, bottom = tile.window
-        shown = clip(placed, tile.window) - np.float32([left, top, left, top])
+        shown = clip(boxes, tile.window) - np.float32([left, top, left, top])
         apply_colour(canvas[top:bottom, left:right], shown[_visible(shown)], tile.colour)
-        placed = clip(placed, tile.window if bound else (0, 0, size[1], size[0]))
-        kept.append(_visible(placed))
-        boxes.append(placed[kept[-1]])
-    return Sample(
-        canvas,
-        np.concatenate(boxes),
-        np.concatenate([sample.labels[keep] for sample, keep in zip(samples, kept, strict=True)]),
-        np.concatenate([sample.crowd[keep] for sample, keep in zip(samples, kept, strict=True)]),
+    counts = [len(boxes) for boxes in placed]
+    windows = np.repeat([tile.window if bound else (0, 0, size[1], size[0]) for tile in tiles], counts, axis=0)
+    boxes = clip(np.concatenate(placed), windows.T)
+    kept = _visible(boxes)
+    labels, crowd = (
+        np.concatenate([getattr(sample, name) for sample in samples])[kept] for name in ("labels", "crowd")
     )
+    return Sample(canvas, boxes[kept], labels, crowd)
 
 
 def place_boxes(boxes: np.ndarray, tile: Tile) -> np.ndarray:
     """Source pixels to canvas pixels, (N, 4) xyxy, cut to the source image and to the crop but not to the window."""
-    crop, (height, width) = tile.crop, tile.size
-    boxes = clip(boxes, (0, 0, crop.source_size[1], crop.source_size[0])).astype(np.float64)
-    x = (boxes[:, 0::2] - crop.left) * (width / crop.width)
-    y = (boxes[:, 1::2] - crop.top) * (height / crop.height)
-    if crop.flip:
-        x = width - x[:, ::-1]
-    x, y = np.clip(x, 0, width) + tile.origin[0], np.clip(y, 0, height) + tile.origin[1]
-    return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.float32)
+    crop, (height, width) = tile.crop, tile.crop.source_size
+    (x_scale, x_offset), (y_scale, y_offset) = tile.across.line, tile.down.line
+    right, bottom = width - max(crop.right, 0), height - max(crop.bottom, 0)
+    shown = clip(boxes, (max(crop.left, 0), max(crop.top, 0), right, bottom))
+    placed = shown * (x_scale, y_scale, x_scale, y_scale) + (x_offset, y_offset, x_offset, y_offset)
+    return (placed[:, [2, 1, 0, 3]] if crop.flip else placed).astype(np.float32)
 
 
-def clip(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
-    """Boxes (N, 4) xyxy cut to ``window`` (left, top, right, bottom); those outside get a side of zero."""
-    return np.clip(boxes, np.float32(window[:2] * 2), np.float32(window[2:] * 2))
+def clip(boxes: np.ndarray, window: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) xyxy cut to ``window`` (left, top, right, bottom); those outside get a side of zero.
+
+    Args:
+        window: of all boxes (4,), or of each (4, N).
+    """
+    left, top, right, bottom = window
+    low, high = np.float32([left, top, left, top]).T, np.float32([right, bottom, right, bottom]).T
+    return np.minimum(np.maximum(boxes, low), high)
 
 
 def paint(canvas: np.ndarray, image: np.ndarray, tile: Tile) -> None:
@@ -165,24 +208,16 @@ def paint(canvas: np.ndarray, image: np.ndarray, tile: Tile) -> None:
     left, top, right, bottom = tile.window
     if right <= left or bottom <= top:
         return
-    crop, (height, width) = tile.crop, tile.size
-    step_x, step_y = crop.width / width, crop.height / height  # source pixels for one of the output
-    first_x, first_y = left - tile.origin[0] + 0.5, top - tile.origin[1] + 0.5  # centre of the first pixel, output
-    if crop.flip:
-        first_x, step_x = width - first_x, -step_x
-    start_x = first_x * abs(step_x) + crop.left - 0.5
-    start_y = first_y * step_y + crop.top - 0.5
-    backward = np.array([[step_x, 0, start_x], [0, step_y, start_y]])
-    size = (right - left, bottom - top)
-    inside = _inside(start_x, step_x, size[0], image.shape[1]) and _inside(start_y, step_y, size[1], image.shape[0])
-    canvas[top:bottom, left:right] = cv2.warpAffine(
-        image,
-        backward,
-        size,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT,
-        borderValue=0 if inside else cv2.mean(image)[:3],
-    )
+    across, down = tile.across, tile.down
+    start, stop = sorted((across.start, across.stop))
+    if (start, down.start, stop, down.stop) != tile.window:
+        cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), _mean_colour(image), cv2.FILLED)
+    if start == stop or down.start == down.stop:
+        return
+    target = canvas[down.start : down.stop, start:stop]
+    cv2.resize(image[down.first : down.last, across.first : across.last], target.shape[1::-1], dst=target)
+    if tile.crop.flip:
+        cv2.flip(target, 1, dst=target)
 
 
 def mixup(first: Sample, second: Sample) -> Sample:
@@ -200,6 +235,11 @@ def _visible(boxes: np.ndarray) -> np.ndarray:
     return ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
 
 
+def _between(limit: int, draw: float) -> int:
+    """A whole number from -``limit`` to ``limit``; ``draw`` in [0, 1)."""
+    return int(draw * (2 * limit + 1)) - limit
+
+
 def _zoom(side: int, resize: float, draw: float) -> int:
     """Source pixels one side moves by; ``draw`` in [0, 1). Above 1 ``resize`` zooms both ways, below 1 only out."""
     larger = max(resize, 1 / resize)
@@ -208,7 +248,27 @@ def _zoom(side: int, resize: float, draw: float) -> int:
     return int(out + (into - out) * draw)
 
 
-def _inside(start: float, step: float, count: int, side: int) -> bool:
-    """Whether all sampled centres lie on pixels, up to the half pixel at the rim that replicating fills."""
-    ends = (start, start + step * (count - 1))
-    return min(ends) >= -0.5 - 1e-6 and max(ends) <= side - 0.5 + 1e-6
+def _span(window: tuple[int, int], origin: int, extent: int, crop_start: int, crop_extent: int, side: int) -> Span:
+    """One axis of a tile, not mirrored.
+
+    Args:
+        window: its two edges.
+        origin, extent: of the output on the canvas.
+        crop_start, crop_extent: of the crop in the source.
+        side: pixels of the source.
+    """
+    step = crop_extent / extent  # source pixels for one of the output
+    start, stop = window
+    first, last = crop_start + (start - origin) * step, crop_start + (stop - origin) * step
+    if first < 0:
+        first, start = 0, min(round(origin - crop_start / step), stop)
+    if last > side:
+        last, stop = side, max(round(origin + (side - crop_start) / step), start)
+    first = min(round(first), side - 1)
+    return Span(first, max(round(last), first + 1), start, stop)
+
+
+def _mean_colour(image: np.ndarray) -> tuple[float, ...]:
+    """The mean of some thousand pixels: what more would change is not seen, and reading them all costs a resize."""
+    step_y, step_x = (max(1, side // _SAMPLED) for side in image.shape[:2])
+    return cv2.mean(np.ascontiguousarray(image[::step_y, ::step_x]))[:3]
