@@ -70,6 +70,7 @@ class Setting:
             seed=0,
             workers=workers,
             cache=cache,
+            largest=(self.size, self.size),
         )
         return iter(loader)
 
@@ -189,8 +190,8 @@ def _setting(data: str, args: argparse.Namespace) -> Setting:
 
 def _head(args: argparse.Namespace) -> str:
     return (
-        f"Augmentation of {args.cfg} at {args.size} pixels, mini-batches of {args.batch}, the first {args.images} images "
-        f"of each data set, every file read before. Medians over {args.batches} mini-batches.\n"
+        f"Augmentation of {args.cfg} at {args.size} pixels, mini-batches of {args.batch}, the first {args.images} "
+        f"images of each data set, every file read before. Medians over {args.batches} mini-batches.\n"
     )
 
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from data.dataset import Dataset
+from data.batch_slots import BatchSlots
+from data.dataset import Dataset as Images
 from data.reader import NOT_READING
 from utils.errors import EnvironmentFault, UserError
 from utils.image import printable
@@ -22,6 +23,7 @@ from utils.keyed_random import keyed_rng
 
 ORDER, AUGMENT, SCALE = 1, 2, 3  # what a random choice is for: the second number of its key
 
+_PREFETCH = 2  # mini-batches that each worker may be ahead
 _TIMEOUT = 600  # seconds a mini-batch may take before its worker counts as hung
 _SIGNAL_DELAY = 0.5  # seconds within which the death of a worker is signalled
 
@@ -29,9 +31,20 @@ _SIGNAL_DELAY = 0.5  # seconds within which the death of a worker is signalled
 class Batches(Protocol):
     """Mini-batches by their number; an error is returned, because raising would wrap it in a traceback."""
 
-    dataset: Dataset
+    dataset: Images
 
     def __getitem__(self, minibatch: int) -> Any: ...
+
+
+class _Lending(Dataset):
+    """Mini-batches by their number, with their images in slots."""
+
+    def __init__(self, batches: Batches, slots: BatchSlots) -> None:
+        self._batches = batches
+        self._slots = slots
+
+    def __getitem__(self, minibatch: int) -> Any:
+        return self._slots.put(minibatch, self._batches[minibatch])
 
 
 class BatchLoader(DataLoader):
@@ -45,12 +58,23 @@ class BatchLoader(DataLoader):
         reading: torch.Tensor,
         pin_memory: bool,
         context: str | None,
+        slot_size: int = 0,
     ) -> None:
+        """Prepare to load.
+
+        Args:
+            numbers: of the mini-batches, one after the other.
+            reading: see :func:`reading_marks`.
+            context: how workers start, "fork" or "spawn"; default the platform's.
+            slot_size: bytes of the images of a mini-batch; 0 lets every tensor travel on its own.
+        """
+        self._slots = BatchSlots(_PREFETCH * workers + 1, slot_size) if workers and slot_size else None
         super().__init__(
-            batches,
+            batches if self._slots is None else _Lending(batches, self._slots),
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
+            prefetch_factor=_PREFETCH if workers else None,
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             timeout=_TIMEOUT if workers else 0,
@@ -77,13 +101,12 @@ class BatchLoader(DataLoader):
             for worker in workers:
                 worker.kill()  # one that hangs would keep this process from ending
 
-    @staticmethod
-    def _items(iterator: Iterator[Any]) -> Iterator[Any]:
+    def _items(self, iterator: Iterator[Any]) -> Iterator[Any]:
         try:
             for item in iterator:
                 if isinstance(item, UserError):
                     raise item
-                yield item
+                yield item if self._slots is None else self._slots.take(item, pin_memory=self.pin_memory)
         except (ConnectionError, EOFError) as error:  # a worker died while handing over a mini-batch
             time.sleep(_SIGNAL_DELAY)  # torch learns of it by a signal whose handler raises: better here than later
             raise RuntimeError("a DataLoader worker exited unexpectedly") from error

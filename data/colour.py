@@ -79,10 +79,10 @@ def apply_colour(image: np.ndarray, boxes: np.ndarray, colour: Colour) -> None:
 def shift_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float) -> None:
     """Turn the hue and scale saturation and value, in place.
 
-    On the planes of OpenCV's 8-bit HSV whose hue has 256 steps: bytes that overflow are then the turn past red, and each
-    plane takes one pass, where look-up tables took longer than the conversions. The hue wraps, as in Darknet's build
-    without OpenCV; its OpenCV build stops at red instead, which paints everything slightly orange or yellow red when
-    the turn is negative.
+    On the planes of OpenCV's 8-bit HSV whose hue has 256 steps: bytes that overflow are then the turn past red, and
+    each plane takes one pass, where look-up tables took longer than the conversions. The hue wraps, as in Darknet's
+    build without OpenCV; its OpenCV build stops at red instead, which paints everything slightly orange or yellow red
+    when the turn is negative.
     """
     hues, saturations, values = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
     np.add(hues, round(hue * _HUES) % _HUES, out=hues)

@@ -91,6 +91,7 @@ def training_batches(
     cache: str | None = None,
     rank: int = 0,
     ranks: int = 1,
+    pin_memory: bool = False,
 ) -> Iterable[Batch]:
     """The mini-batches from iteration ``start`` to the cfg's last, each a pure function of the seed and its number.
 
@@ -102,6 +103,7 @@ def training_batches(
         photometric: see `data.photometric.load_photometric`.
         cache: see `data.cache.open_cache`.
         rank, ranks: of several processes that train together, which this is: it gets its share of each mini-batch.
+        pin_memory: put them where a GPU can fetch them while it computes.
 
     Raises:
         UsageError: a batch that does not divide among ``ranks``.
@@ -135,6 +137,8 @@ def training_batches(
         stop=total,
         seed=seed,
         workers=workers,
+        pin_memory=pin_memory,
         cache=images,
         positions=Share(positions, rank, ranks),
+        largest=sizes.largest,
     )

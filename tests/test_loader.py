@@ -61,13 +61,16 @@ def assert_same(first: Iterable[Batch], second: Iterable[Batch]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_matter(dataset: Dataset, workers: int) -> None:
-    assert_same(load(dataset), load(dataset, workers=workers))
+@pytest.mark.parametrize("largest", [None, SIZES.largest, (64, 64)])  # no slots; for all; for the smaller ones
+def test_workers_do_not_matter(dataset: Dataset, workers: int, largest: tuple[int, int] | None) -> None:
+    assert_same(load(dataset), load(dataset, workers=workers, largest=largest))
 
 
 def test_spawned_workers_and_a_shared_cache_do_not_matter(dataset: Dataset) -> None:
     wanted = load(dataset, stop=3)
-    assert_same(wanted, load(dataset, stop=3, workers=1, context="spawn", cache=MemoryCache(dataset)))
+    assert_same(
+        wanted, load(dataset, stop=3, workers=1, context="spawn", cache=MemoryCache(dataset), largest=(96, 144))
+    )
 
 
 def test_the_start_does_not_matter(dataset: Dataset) -> None:
