@@ -147,6 +147,7 @@ def train(args: argparse.Namespace, world: World) -> int:
             start=state.iteration,
             seed=args.seed,
             workers=args.workers,
+            pin_memory=device.type == "cuda",
             mosaic=args.mosaic,
             mixup=args.mixup,
             copy_paste=args.copy_paste,
