@@ -54,7 +54,7 @@ def test_every_recipe_with_every_seed_and_a_table(tmp_path: Path, trained: list[
         "| bccd | darknet | 2 | 0.550 ± 0.071 | 0.750 ± 0.071 | 0.350 ± 0.071 |",
         "| bccd | scaled --loss simota | 2 | 0.550 ± 0.071 | 0.750 ± 0.071 | 0.350 ± 0.071 |",
     ]
-    assert "of 30 iterations" in "\n".join(lines) and "cores" in lines[2]
+    assert "of 30 iterations" in "\n".join(lines) and "threads" in lines[2]
 
 
 def test_finished_runs_are_left_alone_and_stopped_ones_go_on(tmp_path: Path, trained: list[list[str]]) -> None:
