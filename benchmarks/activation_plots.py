@@ -60,13 +60,15 @@ def _scores(axis: Axes, study: Study) -> None:
 
 
 def _losses(axis: Axes, study: Study) -> None:
-    """The mean loss of the seeds, averaged over stretches of iterations."""
+    """The loss in the same way, averaged over stretches of iterations."""
     for activation in study.activations:
         curves = [_stretches(*_curve(rows, "loss")) for rows in study.histories(activation).values()]
         if curves:
             iterations, values = curves[0][0], np.stack([values for _, values in curves])
             _mean_and_band(axis, activation, iterations, values, markersize=4, markevery=len(iterations) // 6 or 1)
-    axis.set(title="training loss", xlabel="iteration", ylabel="loss an image, mean and range", yscale="log")
+    least, largest = axis.dataLim.intervaly
+    wide = 0 < 10 * least < largest  # a detector's loss falls by powers of ten
+    axis.set(title="training loss", xlabel="iteration", ylabel="loss an image", yscale="log" if wide else "linear")
     axis.legend(frameon=False, loc="upper right")
     _bare(axis)
 
