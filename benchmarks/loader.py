@@ -197,7 +197,7 @@ def _head(args: argparse.Namespace) -> str:
 
 def _measures(path: Path, label: str | None, results: Sequence[tuple]) -> str:
     """The table of what each measure brought; with a ``label`` these ``results`` become its last row."""
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
     if label:
         rows += [dict(zip(MEASURES, (label, *result), strict=True)) for result in results]
         path.parent.mkdir(parents=True, exist_ok=True)

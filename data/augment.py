@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -109,6 +110,11 @@ class Augmentation:
     def colours(self) -> ColourRange:
         """The part that changes the colours of each source."""
         return ColourRange(self.hue, self.saturation, self.exposure, self.blur, self.gaussian_noise)
+
+    def pixels_needed(self, largest: Size) -> Size:
+        """(H, W) a source must have for its closest crop to fill an input of ``largest`` (H, W) pixel for pixel."""
+        enlarged = (1 + self.affine.scale) / self.geometry.closest
+        return math.ceil(largest[0] * enlarged), math.ceil(largest[1] * enlarged)
 
     def closed(self, minibatch: int) -> Augmentation:
         """This augmentation as it is at mini-batch number ``minibatch``."""

@@ -100,6 +100,7 @@ class BatchLoader(DataLoader):
                     iterator._shutdown_workers()
             for worker in workers:
                 worker.kill()  # one that hangs would keep this process from ending
+                worker.join()
 
     def _items(self, iterator: Iterator[Any]) -> Iterator[Any]:
         try:

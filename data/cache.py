@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from data.dataset import Dataset
+from data.reader import ALL_DETAIL, Detail
 from utils.atomic import atomic_write
 from utils.errors import EnvironmentFault
 from utils.image import printable
@@ -34,17 +35,18 @@ class MemoryCache:
     workers that read the same image first write the same bytes.
     """
 
-    def __init__(self, dataset: Dataset, *, budget: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, *, budget: int | None = None, detail: Detail = ALL_DETAIL) -> None:
         """Reserve memory for as many images of ``dataset`` as fit.
 
         Args:
             budget: bytes; default most of what is free.
+            detail: how finely the images are read.
 
         Raises:
             EnvironmentFault: the system refuses the memory.
         """
         free = _free_memory()
-        self._sizes = [record.size for record in dataset.records]
+        self._sizes = [detail.size(record.size) for record in dataset.records]
         self._ends = _fitting(self._sizes, free if budget is None else min(budget, free))
         try:
             self._pixels = torch.empty(self._ends[-1] if self._ends else 0, dtype=torch.uint8).share_memory_()
@@ -78,13 +80,17 @@ class DiskCache:
     """Images as ``.npy`` files in a folder of their own, each written whole or not at all.
 
     A file is named by the path, length and modification time of its source, so a changed source is decoded anew.
+    An image that is read smaller has that in its name too.
     """
 
-    def __init__(self, dataset: Dataset, folder: str | Path, *, budget: int | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, folder: str | Path, *, budget: int | None = None, detail: Detail = ALL_DETAIL
+    ) -> None:
         """Prepare ``folder``, made if it is missing.
 
         Args:
             budget: bytes; default most of what is free on that disk.
+            detail: how finely the images are read.
 
         Raises:
             EnvironmentFault: the folder cannot be made.
@@ -96,8 +102,10 @@ class DiskCache:
         except OSError as error:
             raise EnvironmentFault(f"{printable(folder)}: no image cache there: {error.strerror}") from error
         free += sum(file.stat().st_size for file in self._folder.glob("*.npy"))
-        self._records = dataset.records
-        ends = _fitting([record.size for record in self._records], free if budget is None else min(budget, free))
+        self._records, self._detail = dataset.records, detail
+        ends = _fitting(
+            [detail.size(record.size) for record in self._records], free if budget is None else min(budget, free)
+        )
         self._count = len(ends)
         self.summary = _summary(f"in {printable(folder)}", len(ends), len(dataset), ends[-1] if ends else 0)
 
@@ -109,7 +117,8 @@ class DiskCache:
             image = np.load(self._file(index), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        return image if image.dtype == np.uint8 and image.shape == (*self._records[index].size, _CHANNELS) else None
+        shape = (*self._detail.size(self._records[index].size), _CHANNELS)
+        return image if image.dtype == np.uint8 and image.shape == shape else None
 
     def put(self, index: int, image: np.ndarray) -> None:
         """Keep ``image``, if it is among those that fit."""
@@ -121,23 +130,32 @@ class DiskCache:
         path = self._records[index].path
         status = path.stat()
         key = b"%s|%d|%d" % (os.fsencode(path.resolve()), status.st_size, status.st_mtime_ns)
-        return self._folder / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
+        reduction = self._detail.reduction(self._records[index].size)
+        suffix = f"_{reduction}" if reduction > 1 else ""
+        return self._folder / f"{hashlib.sha256(key).hexdigest()[:32]}{suffix}.npy"
 
 
 def open_cache(
-    kind: Literal["memory", "disk"] | None, dataset: Dataset, *, folder: Path | None = None, budget: int | None = None
+    kind: Literal["memory", "disk"] | None,
+    dataset: Dataset,
+    *,
+    folder: Path | None = None,
+    budget: int | None = None,
+    detail: Detail = ALL_DETAIL,
 ) -> tuple[MemoryCache | DiskCache | None, str]:
     """The cache a ``--cache`` flag names, and a line that says how much of the data set it holds.
 
     Args:
         folder: where the files of "disk" go; default beside the annotations.
+        detail: how finely the images are read.
     """
     if kind is None:
         return None, ""
     if kind == "memory":
-        cache: MemoryCache | DiskCache = MemoryCache(dataset, budget=budget)
+        cache: MemoryCache | DiskCache = MemoryCache(dataset, budget=budget, detail=detail)
     else:
-        cache = DiskCache(dataset, folder or Path(dataset.source).parent / ".yolov4_images", budget=budget)
+        folder = folder or Path(dataset.source).parent / ".yolov4_images"
+        cache = DiskCache(dataset, folder, budget=budget, detail=detail)
     return cache, cache.summary
 
 

@@ -21,7 +21,7 @@ from data.augment import Augmentation, augmented_sample
 from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks
 from data.dataset import Dataset
 from data.multi_scale import FixedMinibatch
-from data.reader import ImageCache, SampleReader
+from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
 from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
 from utils.keyed_random import keyed_rng
@@ -45,6 +45,7 @@ def train_loader(
     context: str | None = None,
     positions: Callable[[int], range] | None = None,
     largest: Size | None = None,
+    detail: Detail = ALL_DETAIL,
 ) -> DataLoader:
     """Load training mini-batches number ``start`` to ``stop - 1`` as :class:`Batch`.
 
@@ -57,6 +58,7 @@ def train_loader(
         positions: which positions of the stream a mini-batch holds, by its number; picklable. Default ``batch`` each.
         largest: the largest (H, W) of a mini-batch of ``batch`` images. Known, it makes workers faster: images travel
             in memory that is used again, see ``data.batch_slots``.
+        detail: how finely images are read; that of the cache too.
 
     Raises:
         UsageError: no images, or a mini-batch of none.
@@ -66,7 +68,7 @@ def train_loader(
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     reading = reading_marks(workers)
-    reader = SampleReader(dataset.records, cache, reading)
+    reader = SampleReader(dataset.records, cache, reading, detail)
     batches = TrainBatches(dataset, augmentation, positions or FixedMinibatch(batch), size_at, seed, reader)
     slot_size = batch * 3 * math.prod(largest) if largest else 0
     return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context, slot_size)

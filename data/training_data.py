@@ -12,6 +12,7 @@ from data.dataset import Dataset, load_dataset
 from data.loader import train_loader
 from data.multi_scale import DynamicMinibatch, FixedMinibatch, MultiScale
 from data.photometric import load_photometric
+from data.reader import Detail
 from data.sample import ensure_sample
 from data.scan import scan
 from data.share import Share, check_divisible
@@ -125,7 +126,8 @@ def training_batches(
     batch = net.batch // net.subdivisions
     positions = DynamicMinibatch(batch, sizes, total) if net.dynamic_minibatch else FixedMinibatch(batch)
     budget = available_memory() // ranks if cache == "memory" else None
-    images, note = open_cache(cache, dataset, budget=budget)
+    detail = Detail(augmentation.pixels_needed(sizes.largest))
+    images, note = open_cache(cache, dataset, budget=budget, detail=detail)
     if note:
         print(note)
     return train_loader(
@@ -141,4 +143,5 @@ def training_batches(
         cache=images,
         positions=Share(positions, rank, ranks),
         largest=sizes.largest,
+        detail=detail,
     )

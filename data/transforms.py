@@ -116,6 +116,12 @@ class Geometry:
     letter_box: bool = False
     flip: bool = False
 
+    @property
+    def closest(self) -> float:
+        """The smallest part of a source's side that a crop can be, at least a hundredth."""
+        zoom = 1 - 1 / self.resize if self.resize > 1 else 0.0
+        return max(1 - 2 * self.jitter - zoom, 0.01)
+
     def sample(self, rng: np.random.Generator, source_size: Size, size: Size) -> Crop:
         """Draw a crop as Darknet's load_data_detection does: jitter each side, resize, letterbox, flip.
 

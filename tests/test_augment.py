@@ -11,6 +11,7 @@ import pytest
 from data.affine import Affine
 from data.augment import Augmentation, augmented_sample
 from data.photometric import default_photometric
+from data.transforms import Geometry
 from tests.contracts import assert_painted, painted_sample
 from utils.keyed_random import keyed_rng
 
@@ -153,3 +154,26 @@ def test_affine_and_copy_paste_keep_to_their_key() -> None:
         np.testing.assert_array_equal(first.image, second.image)
         np.testing.assert_array_equal(first.boxes, second.boxes)
         assert len(first.boxes) == len(first.labels) == len(first.crowd)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "needed"),
+    [
+        (Augmentation(), (416, 608)),
+        (Augmentation(jitter=0.3), (1040, 1520)),  # a crop of four tenths
+        (Augmentation(resize=2.0, jitter=0.1), (1387, 2027)),  # 1 - 2 * .1 - .5
+        (Augmentation(resize=0.5), (416, 608)),
+        (Augmentation(affine=Affine(scale=0.5)), (624, 912)),
+        (Augmentation(jitter=0.9), (41600, 60800)),
+    ],
+)
+def test_pixels_needed_by_hand(augmentation: Augmentation, needed: tuple[int, int]) -> None:
+    assert augmentation.pixels_needed((416, 608)) == needed
+
+
+def test_no_crop_is_closer_than_the_closest() -> None:
+    rng = np.random.default_rng(0)
+    for geometry in (Geometry(0.3), Geometry(0.1, 1.5), Geometry(0.2, 0.5), Geometry(0.1, 1.5, letter_box=True)):
+        crops = [geometry.sample(rng, (1000, 1000), (100, 100)) for _ in range(2000)]
+        smallest = min(min(crop.width, crop.height) for crop in crops) / 1000
+        assert geometry.closest - 0.002 <= smallest < geometry.closest + 0.15

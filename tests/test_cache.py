@@ -15,7 +15,7 @@ import torch
 from data import cache as cache_module
 from data.cache import DiskCache, MemoryCache, open_cache
 from data.dataset import Dataset
-from data.reader import SampleReader
+from data.reader import Detail, SampleReader
 from utils.errors import EnvironmentFault
 from utils.image import read_image, write_image
 from utils.structures import ImageRecord
@@ -126,3 +126,17 @@ def test_choices(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_free_memory_is_sane() -> None:
     assert 0 < cache_module._free_memory() < 1 << 50
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_is_read_smaller_is_kept_smaller(dataset: Dataset, kind: str) -> None:
+    detail, folder = Detail((5, 6)), Path(dataset.source).parent / "cache"
+    cache, summary = open_cache(kind, dataset, folder=folder, budget=5 * 5 * 6 * 3, detail=detail)
+    assert "5 of 5 images" in summary
+    reader = SampleReader(dataset.records, cache, detail=detail)
+    first = [reader[k].image for k in range(5)]
+    for k in range(5):
+        assert first[k].shape == (5, 6, 3)
+        np.testing.assert_array_equal(reader[k].image, first[k])
+        np.testing.assert_array_equal(cache.get(k), first[k])
+    assert make(kind, dataset).get(0) is None  # at full size it has to be read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from data.dataset import Dataset, load_dataset
-from data.reader import NOT_READING, SampleReader, check_size
+from data.reader import ALL_DETAIL, NOT_READING, Detail, SampleReader, check_size
 from utils.errors import DatasetError, ImageError, InputError
 from utils.image import write_image
 from utils.structures import ImageRecord
@@ -164,6 +165,36 @@ def test_sizes_are_checked() -> None:
         check_size(record, (4, 3))
     with pytest.raises(DatasetError, match=r"x\.png: 40000 pixels long \(at most 32766\)"):
         check_size(record, (4, 40_000))
+
+
+@pytest.mark.parametrize(
+    ("size", "reduction"),
+    [
+        ((199, 400), 1),
+        ((200, 299), 1),
+        ((200, 300), 2),
+        ((399, 599), 2),
+        ((799, 1199), 4),
+        ((800, 1200), 8),
+        ((9000, 9000), 8),
+    ],
+)
+def test_reduction_keeps_what_is_needed(size: tuple[int, int], reduction: int) -> None:
+    assert Detail((100, 150)).reduction(size) == reduction
+    assert ALL_DETAIL.reduction(size) == 1 and ALL_DETAIL.size(size) == size
+
+
+def test_reader_reduces_image_and_boxes(tmp_path: Path) -> None:
+    image = np.zeros((201, 301, 3), np.uint8)
+    image[40:120, 60:200] = 255
+    write_image(tmp_path / "x.jpg", image)
+    empty, boxes = np.zeros(1, np.int64), np.float32([[60, 40, 200, 120]])
+    record = ImageRecord(1, tmp_path / "x.jpg", (201, 301), boxes, empty, empty > 0)
+    sample = SampleReader([record], detail=Detail((50, 75)))[0]
+    assert sample.image.shape == (51, 76, 3) and sample.boxes.tolist() == [[15, 10, 50, 30]]
+    assert sample.image[11:29, 16:49].min() > 200 and record.boxes.tolist() == [[60, 40, 200, 120]]
+    with pytest.raises(DatasetError, match=r"image of 304x204 pixels \(annotated as 640x480\)"):
+        SampleReader([replace(record, size=(480, 640))], detail=Detail((100, 100)))[0]
 
 
 def test_real_data(shared_data: Path) -> None:

@@ -26,6 +26,7 @@ from utils.image import (
     printable,
     read_bytes,
     read_image,
+    reduced,
     write_image,
 )
 
@@ -309,3 +310,26 @@ def test_input_is_not_changed() -> None:
     image = picture()
     network_input(image, (24, 36), letterbox=False)[0][:] = 0
     np.testing.assert_array_equal(image, picture())
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize(("format_", "size"), [("JPEG", (97, 131)), ("JPEG", (96, 128)), ("PNG", (97, 131))])
+def test_a_reduced_image_is_a_smaller_one_of_the_same(reduction: int, format_: str, size: tuple[int, int]) -> None:
+    x, y = np.arange(size[1]) / size[1], np.arange(size[0])[:, None] / size[0]
+    image = np.stack([255 * x + 0 * y, 255 * y + 0 * x, 127 * (x + y)], axis=2).astype(np.uint8)
+    data = encoded(Image.fromarray(image), format_)
+    smaller = decode_image(data, reduction=reduction)
+    assert smaller.shape[:2] == reduced(size, reduction) and smaller.flags.c_contiguous
+    # pixel (y, x) shows source pixels r * y to r * y + r - 1: no shift, no scale
+    inner = [side // reduction for side in size]
+    means = image[: inner[0] * reduction, : inner[1] * reduction].reshape(inner[0], reduction, inner[1], reduction, 3)
+    assert np.abs(smaller[: inner[0], : inner[1]] - means.mean(axis=(1, 3))).mean() < 2.5
+
+
+def test_a_reduced_image_is_upright_and_whole() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(stored_for(6, picture(48, 80))), "JPEG", exif=exif, **FORMATS["JPEG"])
+    assert np.abs(decode_image(data, reduction=2).astype(int) - picture(24, 40)).mean() < 2
+    with pytest.raises(ImageError, match="corrupt or cut short"):
+        decode_image(data[: len(data) // 2], reduction=2)

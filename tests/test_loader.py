@@ -23,6 +23,7 @@ from data.dataset import Dataset
 from data.loader import eval_loader, train_loader
 from data.multi_scale import DynamicMinibatch, MultiScale
 from data.photometric import default_photometric
+from data.reader import Detail
 from utils.errors import DatasetError, EnvironmentFault, ImageError, UsageError
 from utils.image import network_input, read_image, write_image
 from utils.structures import Batch, ImageRecord
@@ -71,6 +72,15 @@ def test_spawned_workers_and_a_shared_cache_do_not_matter(dataset: Dataset) -> N
     assert_same(
         wanted, load(dataset, stop=3, workers=1, context="spawn", cache=MemoryCache(dataset), largest=(96, 144))
     )
+
+
+def test_a_cache_of_images_read_smaller_does_not_matter(dataset: Dataset) -> None:
+    detail = Detail((20, 20))
+    wanted = load(dataset, stop=3, detail=detail)
+    cache = MemoryCache(dataset, detail=detail)
+    for workers in (0, 1, 0):
+        assert_same(wanted, load(dataset, stop=3, detail=detail, cache=cache, workers=workers))
+    assert not torch.equal(wanted[0].images, load(dataset, stop=1)[0].images)
 
 
 def test_the_start_does_not_matter(dataset: Dataset) -> None:
