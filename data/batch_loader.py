@@ -58,7 +58,7 @@ class BatchLoader(DataLoader):
         reading: torch.Tensor,
         pin_memory: bool,
         context: str | None,
-        slot_size: int = 0,
+        slots: BatchSlots | None = None,
     ) -> None:
         """Prepare to load.
 
@@ -66,11 +66,11 @@ class BatchLoader(DataLoader):
             numbers: of the mini-batches, one after the other.
             reading: see :func:`reading_marks`.
             context: how workers start, "fork" or "spawn"; default the platform's.
-            slot_size: bytes of the images of a mini-batch; 0 lets every tensor travel on its own.
+            slots: where ``batches`` make their images, :func:`slots_needed` of them; else they travel on their own.
         """
-        self._slots = BatchSlots(_PREFETCH * workers + 1, slot_size) if workers and slot_size else None
+        self._slots = slots
         super().__init__(
-            batches if self._slots is None else _Lending(batches, self._slots),
+            batches if slots is None else _Lending(batches, slots),
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
@@ -123,6 +123,11 @@ class BatchLoader(DataLoader):
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order of the images in one epoch, (count,)."""
     return keyed_rng(seed, ORDER, epoch).permutation(count)
+
+
+def slots_needed(workers: int) -> int:
+    """Mini-batches that can be under way, and the one that the main process copies."""
+    return _PREFETCH * workers + 1
 
 
 def reading_marks(workers: int) -> torch.Tensor:

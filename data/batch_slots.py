@@ -1,12 +1,13 @@
 """Handing mini-batches from workers to the main process in memory that is used again.
 
 A tensor that a worker sends on its own goes into fresh shared memory, whose first use costs several times what writing
-it again does: half a millisecond for an image of 416 pixels. Here the main process owns a few slots, mini-batch n
-travels in slot ``n % slots``, and the main process copies it out before that slot's next mini-batch is asked for.
+it again does. Here the main process owns a few slots, mini-batch n is made in slot ``n % slots``, and the main process
+copies it out before that slot's next mini-batch is asked for.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -32,16 +33,21 @@ class BatchSlots:
     """Shared memory for the images of as many mini-batches as can be under way."""
 
     def __init__(self, count: int, size: int) -> None:
-        """Make ``count`` slots of ``size`` bytes each; what does not fit into one travels as it did."""
+        """Make ``count`` slots of ``size`` bytes each; what does not fit into one travels on its own."""
         self._slots = [torch.empty(size, dtype=torch.uint8).share_memory_() for _ in range(count)]
 
+    def room(self, number: int, size: tuple[int, ...]) -> Tensor:
+        """In the worker: uint8 of ``size`` to make the images of mini-batch ``number`` in, in its slot if they fit."""
+        slot = self._slots[number % len(self._slots)]
+        if math.prod(size) > len(slot):
+            return torch.empty(size, dtype=torch.uint8)
+        return slot[: math.prod(size)].view(size)
+
     def put(self, number: int, item: Any) -> Any:
-        """In the worker: ``item``, or what is to be sent for it when it is a mini-batch of bytes that fits."""
-        images = getattr(item, "images", None)
-        slot = number % len(self._slots)
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.numel() > len(self._slots[slot]):
+        """In the worker: what is to be sent for mini-batch ``number``: ``item``, or where its images lie."""
+        images, slot = getattr(item, "images", None), number % len(self._slots)
+        if not isinstance(images, Tensor) or images.data_ptr() != self._slots[slot].data_ptr():
             return item
-        self._view(slot, images.shape, images.stride()).copy_(images)
         return InSlot(slot, tuple(images.shape), images.stride(), item._replace(images=None))
 
     def take(self, item: Any, *, pin_memory: bool) -> Any:
@@ -49,7 +55,4 @@ class BatchSlots:
         if not isinstance(item, InSlot):
             return item
         images = torch.empty_strided(item.size, item.stride, dtype=torch.uint8, pin_memory=pin_memory)
-        return item.rest._replace(images=images.copy_(self._view(item.slot, item.size, item.stride)))
-
-    def _view(self, slot: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-        return self._slots[slot].as_strided(size, stride)
+        return item.rest._replace(images=images.copy_(self._slots[item.slot].as_strided(item.size, item.stride)))

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.augment import Augmentation, augmented_sample
-from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks
+from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks, slots_needed
+from data.batch_slots import BatchSlots
 from data.dataset import Dataset
 from data.multi_scale import FixedMinibatch
 from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
@@ -69,9 +70,9 @@ def train_loader(
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     reading = reading_marks(workers)
     reader = SampleReader(dataset.records, cache, reading, detail)
-    batches = TrainBatches(dataset, augmentation, positions or FixedMinibatch(batch), size_at, seed, reader)
-    slot_size = batch * 3 * math.prod(largest) if largest else 0
-    return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context, slot_size)
+    slots = BatchSlots(slots_needed(workers), batch * 3 * math.prod(largest)) if workers and largest else None
+    batches = TrainBatches(dataset, augmentation, positions or FixedMinibatch(batch), size_at, seed, reader, slots)
+    return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context, slots)
 
 
 def eval_loader(
@@ -117,6 +118,7 @@ class TrainBatches(TorchDataset):
     size_at: Callable[[int], Size]
     seed: int
     reader: SampleReader
+    slots: BatchSlots | None = None
 
     def __getitem__(self, minibatch: int) -> Batch | UserError:
         """Mini-batch number ``minibatch``; an error is returned, because raising would wrap it in a traceback."""
@@ -128,7 +130,8 @@ class TrainBatches(TorchDataset):
     def _make(self, minibatch: int) -> Batch:
         size, augmentation = self.size_at(minibatch), self.augmentation.closed(minibatch)
         positions = self.positions(minibatch)
-        images = torch.empty((len(positions), *size, 3), dtype=torch.uint8)
+        shape = (len(positions), *size, 3)
+        images = self.slots.room(minibatch, shape) if self.slots else torch.empty(shape, dtype=torch.uint8)
         samples, names = [], []
         for row, position in enumerate(positions):
             epoch, place = divmod(position, len(self.dataset))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from data.batch_loader import BatchLoader, reading_marks
+from data.batch_loader import BatchLoader, reading_marks, slots_needed
 from data.batch_slots import BatchSlots, InSlot
 from data.dataset import Dataset
 from utils.structures import Batch, Targets
@@ -16,43 +17,54 @@ NO_TARGETS = Targets(*(torch.zeros(0) for _ in range(4)))
 DATASET = Dataset((), (), (), "none")
 
 
-def made(number: int, side: int = 4, dtype: torch.dtype = torch.uint8) -> Batch:
-    images = torch.full((2, side, side, 3), number, dtype=dtype).permute(0, 3, 1, 2)
-    return Batch(images, NO_TARGETS, (str(number),))
+def made(number: int, slots: BatchSlots | None = None, side: int = 4) -> Batch:
+    size = (2, side, side, 3)
+    images = slots.room(number, size) if slots else torch.empty(size, dtype=torch.uint8)
+    return Batch(images.fill_(number).permute(0, 3, 1, 2), NO_TARGETS, (str(number),))
 
 
+@dataclass(frozen=True)
 class Numbered:
     """Mini-batches full of their number, late every third time."""
 
-    dataset = DATASET
+    slots: BatchSlots
+    dataset: Dataset = DATASET
 
     def __getitem__(self, number: int) -> Batch:
         time.sleep(0.02 * (number % 3 == 0))
-        return made(number)
+        return made(number, self.slots)
 
 
 def test_what_is_put_is_taken_in_memory_of_its_own() -> None:
     slots = BatchSlots(2, 96)
-    sent = slots.put(3, made(7))
+    sent = slots.put(3, made(3, slots))
     assert isinstance(sent, InSlot) and sent.slot == 1 and sent.rest.images is None
     taken = slots.take(sent, pin_memory=False)
-    slots.put(5, made(9))  # the same slot
-    assert torch.equal(taken.images, made(7).images) and taken.images.stride() == made(7).images.stride()
-    assert taken.names == ("7",)
+    made(5, slots)  # the same slot
+    assert torch.equal(taken.images, made(3).images) and taken.images.stride() == made(3).images.stride()
+    assert taken.names == ("3",)
 
 
-@pytest.mark.parametrize("item", [made(1, side=5), made(1, dtype=torch.float32), ValueError("an error"), (1, 2)])
-def test_what_does_not_fit_travels_as_it_is(item: object) -> None:
+@pytest.mark.parametrize("item", [made(1), made(1, BatchSlots(1, 96), side=5), ValueError("an error"), (1, 2)])
+def test_what_does_not_lie_in_a_slot_travels_as_it_is(item: object) -> None:
     slots = BatchSlots(1, 96)
     assert slots.put(0, item) is item and slots.take(item, pin_memory=False) is item
 
 
+def test_what_does_not_fit_is_made_elsewhere() -> None:
+    slots = BatchSlots(1, 96)
+    assert isinstance(slots.put(0, made(0, slots)), InSlot)
+    assert isinstance(slots.put(0, made(0, slots, side=5)), Batch)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_slot_is_written_to_before_it_is_read(workers: int) -> None:
-    loader = BatchLoader(Numbered(), range(5, 45), workers, reading_marks(workers), False, None, slot_size=96)
+    slots = BatchSlots(slots_needed(workers), 96)
+    loader = BatchLoader(Numbered(slots), range(5, 45), workers, reading_marks(workers), False, None, slots)
     kept = []
     for batch in loader:
         time.sleep(0.005)  # the workers run ahead as far as they can
         kept.append(batch)
+    assert len(kept) == 40
     for number, batch in enumerate(kept, start=5):
         assert batch.names == (str(number),) and torch.equal(batch.images, made(number).images)
