@@ -131,6 +131,8 @@ def stopped_and_resumed(argv: Sequence[str], out: str) -> None:
         train.main(argv)
     except SystemExit as ended:
         assert ended.code == 143
+        # as torchrun counts: otherwise a process could find in the store where the other listened the first time
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
         train.main(["--resume", out])
     finally:
         train.RunLog.step = record

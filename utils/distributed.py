@@ -254,6 +254,8 @@ def join_world(timeout: float = TIMEOUT) -> Iterator[World]:
 def _join(timeout: float) -> World:
     wait = datetime.timedelta(seconds=timeout)
     store, rank, size = next(dist.rendezvous("env://", timeout=wait))
+    # What an earlier attempt left in the store is not read again: where its processes listened, what they had done.
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     _JOINED.append(dist.group.WORLD)
