@@ -176,6 +176,34 @@ def _caught(call: Callable[[], None]) -> str:
     return "nothing"
 
 
+def left_behind(how: str) -> list[str]:
+    """Threads of gloo after a step of two processes that ends well or not; an error is still held then."""
+    try:
+        with join_world(timeout=20) as world:
+            _step(world, how)
+    except ValueError:
+        return _gloo_threads()
+    return _gloo_threads()
+
+
+def _gloo_threads() -> list[str]:
+    tasks = Path("/proc/self/task").glob("*/comm")
+    return [name for task in tasks if "gloo" in (name := task.read_text().strip())]
+
+
+def _step(world: World, how: str) -> None:
+    replica = world.replicate(nn.Linear(2, 1))
+    replica(torch.ones(1, 2)).sum().backward()
+    if how == "failed":
+        raise ValueError("both know it")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have names on Linux")
+@pytest.mark.parametrize("how", ["well", "failed"])
+def test_no_thread_is_left_that_could_abort_a_process_at_its_end(ranks: Ranks, how: str) -> None:
+    assert ranks(left_behind, how) == [[], []]
+
+
 # --- gradients ----------------------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -28,6 +31,7 @@ Value = TypeVar("Value")
 
 TIMEOUT = 120.0  # seconds a process waits for the others before it gives the run up
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
+_LAST_EXCHANGE = 10.0  # seconds a process that leaves waits for the end of an exchange
 _POLL = 0.1  # seconds between two looks at whether the first process is ready
 _STEP_NOISE = 4  # what a random choice is for: ``data.batch_loader`` has 1 to 3
 
@@ -206,8 +210,8 @@ class World:
 ALONE = World()
 
 
-# The reducer of DistributedDataParallel may hold the last reference to a group. Freeing that waits, with Python's lock
-# held, for gloo's threads to end, and one of them may want the lock to free a tensor. Held here, a group outlives it.
+# The group lives until `_leave` ends it: the reducer of DistributedDataParallel refers to it, too, and would free it
+# with Python's lock held, which gloo's threads may want.
 _JOINED: list[dist.ProcessGroup | None] = []
 
 
@@ -240,15 +244,17 @@ def join_world(timeout: float = TIMEOUT) -> Iterator[World]:
                 quiet.enter_context(contextlib.redirect_stdout(quiet.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
             yield world
         world.barrier()  # nobody leaves while another still needs it
-    except RuntimeError as error:
-        if not _is_lost(error):
+    except BaseException as error:
+        _forget_variables(error)
+        if not isinstance(error, RuntimeError) or not _is_lost(error):
             raise
         reason = str(error).splitlines()[0]
         raise EnvironmentFault(
             f"rank {rank}: lost another process of this run ({reason}); the first message tells why; "
             "train.py goes on from its last checkpoint with --resume"
         ) from error
-    dist.destroy_process_group()
+    finally:
+        _leave()
 
 
 def _join(timeout: float) -> World:
@@ -260,6 +266,27 @@ def _join(timeout: float) -> World:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     _JOINED.append(dist.group.WORLD)
     return World(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ.get("GROUP_RANK", "0")), store)
+
+
+def _forget_variables(error: BaseException | None) -> None:
+    """Empty the frames an error keeps alive, which hold what was made from the group."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _leave() -> None:
+    """End gloo's threads before the interpreter ends: one that still frees a tensor then would abort the process.
+
+    Freeing the group waits for an exchange in hand. Where another process is stuck in it, this one does not wait long.
+    """
+    if not dist.is_initialized():
+        return
+    gc.collect()  # the reducer is part of a cycle
+    dist.destroy_process_group()
+    ending = threading.Thread(target=_JOINED.clear, daemon=True)
+    ending.start()
+    ending.join(_LAST_EXCHANGE)
 
 
 def _is_lost(error: RuntimeError) -> bool:
