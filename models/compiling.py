@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from models.darknet import Darknet
 from models.excitation import AssistedExcitation
@@ -29,6 +28,8 @@ def compile_layers(network: Darknet, backend: Backend = "inductor") -> None:
     if changing:
         print(f"--compile: {changing[0]} changes with every step; the network runs as it is")
         return
+    from torch._dynamo.exc import TorchDynamoException  # late: importing the compiler takes as long as torch itself
+
     plain = network.run_layers
     compiled = torch.compile(plain, backend=backend)
 

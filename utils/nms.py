@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor
+
+from utils.boxes import box_iou
 
 NmsKind = Literal["default", "greedynms", "diounms", "cornersnms"]
 
@@ -71,7 +72,9 @@ def _groups(labels: Tensor) -> tuple[Tensor, ...]:
 def _keep(boxes: Tensor, labels: Tensor | None, threshold: float, exponent: float | None) -> Tensor:
     """Indices of the boxes that survive; the input is sorted by falling score."""
     if labels is None and exponent is None:
-        return torchvision.ops.nms(boxes, -torch.arange(len(boxes), dtype=boxes.dtype), threshold)
+        from torchvision.ops import nms as plain_nms  # late: it doubles the time in which a script starts
+
+        return plain_nms(boxes, -torch.arange(len(boxes), dtype=boxes.dtype), threshold)
     kept = boxes.new_zeros(0, dtype=torch.int64)
     for start in range(0, len(boxes), BLOCK):
         block = torch.arange(start, min(start + BLOCK, len(boxes)), device=boxes.device)
@@ -101,7 +104,7 @@ def _overlaps(
     boxes: Tensor, labels: Tensor | None, first: Tensor, second: Tensor, threshold: float, exponent: float | None
 ) -> Tensor:
     """Which pairs of the same class overlap by more than ``threshold``: bool (len(first), len(second))."""
-    overlap = torchvision.ops.box_iou(boxes[first], boxes[second])
+    overlap = box_iou(boxes[first], boxes[second])
     over = overlap > threshold  # False for NaN, what two empty boxes give
     if labels is not None:
         over &= labels[first][:, None] == labels[second]
