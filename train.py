@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import check
 from data.affine import Affine
 from data.dataset import Dataset
 from data.fingerprint import check_same_data, fingerprint
@@ -80,6 +81,9 @@ def main(argv: Sequence[str]) -> None:
 def train(args: argparse.Namespace, world: World) -> int:
     """Run the training ``args`` ask for, together with the other processes of ``world``; return the exit code."""
     device = world.device(args.device)
+    if args.check is not None:
+        world.refuse("a check")
+        return check.run(args, device)
     dtype = resolve_precision(args.precision, device, training=True)
     make_repeatable(args.seed, device)
     saved = load_checkpoint(args.resume / "last.pt") if args.resume else None
@@ -100,6 +104,8 @@ def train(args: argparse.Namespace, world: World) -> int:
     else:
         config = weigh_classes(config, args.class_weights, train_set.names, train_set.records)
         config = fit_schedule(args, config, len(train_set))
+        if world.is_main and args.scan:
+            check.remark(args, config, train_set, val_set)
         if args.fit_memory:
             config = fit_memory(config, input_sizes(config, args.seed).largest, device, dtype, world)
     net, about = config.net, description(config, train_set)

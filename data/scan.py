@@ -23,7 +23,7 @@ from utils.errors import DatasetError, ImageError
 from utils.image import printable, read_image
 from utils.structures import ImageRecord, Size
 
-_BAD_SHARE = 0.01  # of the training images
+BAD_SHARE = {"train": 0.01, "val": 0.0}  # of the images, that is left out; above it training does not start
 _NAMED = 5  # so many bad files are named in messages
 
 
@@ -217,7 +217,7 @@ def _fault(record: ImageRecord, outcome: Size | str) -> str:
 
 
 def _check_share(dataset: Dataset, bad: Sequence[BadFile], max_bad: float | None) -> None:
-    accepted = (_BAD_SHARE if dataset.split == "train" else 0.0) if max_bad is None else max_bad
+    accepted = BAD_SHARE[dataset.split] if max_bad is None else max_bad
     count = len(dataset.records)
     if len(bad) > accepted * count or len(bad) == count:
         example = f"{printable(bad[0].path)}: {bad[0].reason}" if bad else "it is empty"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,14 +67,30 @@ def anchors_of(config: Config) -> np.ndarray:
     Raises:
         CfgError: the cfg cannot be built.
     """
-    used = [np.zeros((0, 2))]
-    for index in (graph := plan(config)).heads:
-        head = graph.nodes[index].section
-        anchors = np.array(head.anchors, dtype=np.float64)
-        is_region = isinstance(head, Region)
-        used.append(anchors * _cell(config, graph.nodes[index]) if is_region else anchors[list(head.mask)])
+    used = [np.zeros((0, 2)), *(head.anchors for head in head_anchors(config))]
     anchors = np.unique(np.concatenate(used), axis=0)
     return anchors[np.argsort(anchors.prod(axis=1), kind="stable")]
+
+
+class HeadAnchors(NamedTuple):
+    """The width of a head's cell in input pixels, and the anchors it uses, (A, 2) in input pixels."""
+
+    stride: float
+    anchors: np.ndarray
+
+
+def head_anchors(config: Config) -> list[HeadAnchors]:
+    """The anchors of each head of a cfg, the finest grid first.
+
+    Raises:
+        CfgError: the cfg cannot be built.
+    """
+    found = []
+    for index in (graph := plan(config)).heads:
+        head, cell = graph.nodes[index].section, _cell(config, graph.nodes[index])
+        anchors = np.array(head.anchors, dtype=np.float64)
+        found.append(HeadAnchors(cell[0], anchors * cell if isinstance(head, Region) else anchors[list(head.mask)]))
+    return sorted(found, key=lambda head: head.stride)
 
 
 def _cell(config: Config, head: Node) -> np.ndarray:

@@ -32,6 +32,7 @@ LENGTH_FLAGS = frozenset(("--epochs", "--iterations"))
 
 
 _AUTO, _BACKBONE = "auto", "backbone"
+CHECK_SECONDS = 20  # of learning, unless --check says otherwise
 
 
 def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -113,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", help="run folder (default runs/train/NAME, numbered)")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    parser.add_argument(
+        "--check",
+        type=cli.whole_number,
+        nargs="?",
+        const=CHECK_SECONDS,
+        metavar="SECONDS",
+        help="train nothing: look for faults of data, cfg, flags and weights, and learn 8 images by heart for SECONDS "
+        "(%(const)s; 0: not at all); --out gets a picture; exit code 3 if something serious was found, else 0",
+    )
     _add_length_flags(parser)
     _add_training_flags(parser)
     _add_regularisation_flags(parser)

@@ -1,0 +1,293 @@
+"""Look for what spoils a training before it is started. train.py hands over to this script.
+
+python train.py --cfg yolov4-tiny-mish.cfg --data my.yaml --check             everything, and 20 seconds of learning
+python train.py --cfg yolov4-tiny-mish.cfg --data my.yaml --check 0 --out pictures   without learning; with a picture
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data.check_labels import (
+    balance_findings,
+    box_findings,
+    class_findings,
+    class_lines,
+    name_findings,
+    scan_findings,
+    text_findings,
+)
+from data.dataset import Dataset
+from data.duplicates import pictures, repeat_findings, repeated, same_files, twin_findings, twins
+from data.handful import handful, one_batch
+from data.labelled_loader import load_labelled_splits
+from data.scan import ScanReport, scan, write_bad_files
+from data.training_data import find_data, load_splits
+from eval import evaluate_network
+from models.anchors import anchors_of
+from models.check_anchors import anchor_findings, head_lines, head_rows
+from models.check_weights import load_matching, match_findings, mismatch_finding
+from models.classifier import adapt_classes
+from models.darknet import Darknet
+from models.losses.criterion import make_criterion
+from models.overfit import Learning, affordable_size, overfit, shrink_anchors
+from models.training_cfg import adapt_heads, fit_schedule, read_cfg, weigh_classes
+from models.transfer import expect_background, freeze
+from utils.anchor_plot import plot_anchors
+from utils.anchors import box_sizes
+from utils.cfg import Config, load_cfg
+from utils.cfg_classifier import is_classifier
+from utils.check_schedule import schedule_findings
+from utils.cli import EXIT_INPUT
+from utils.device import make_repeatable, resolve_precision
+from utils.errors import InputError, UsageError
+from utils.findings import Finding, finding_of, report
+from utils.image import printable
+from utils.structures import ImageRecord
+
+HANDFUL = 8  # images learned by heart
+LEARNED = 0.5  # AP50 on them that shows it
+FALLS = 0.5  # the part of the loss that may remain
+FEW_STEPS = 30  # from which nothing can be concluded
+SAMPLED = 4000  # records whose boxes are looked at before every training
+
+
+class Splits(NamedTuple):
+    """The two sides of a training."""
+
+    train: Dataset
+    val: Dataset
+
+
+def run(args: argparse.Namespace, device: torch.device) -> int:
+    """Check what ``args``, the flags of train.py, would train; return 0, or 3 where something serious was found."""
+    make_repeatable(args.seed, device)
+    original, config = load_cfg(args.cfg), read_cfg(args)
+    detector = not is_classifier(config)
+    if detector:
+        args.data = find_data(args.data)
+    try:
+        splits = load(args, detector)
+        findings = check_classes(splits, "boxes" if detector else "images")
+        scanned, more = check_images(splits, args)
+    except InputError as error:
+        return conclude(unreadable(args, error))
+    findings += more
+    if detector:
+        config = adapt_heads(config, len(splits.train.names), splits.train.source)
+        config = weigh_classes(config, args.class_weights, splits.train.names, scanned.train.records)
+        findings += check_boxes(splits, scanned, config, args)
+    else:
+        config = adapt_classes(config, len(splits.train.names), splits.train.source)
+    network, more = pretrained(args, config, original)
+    findings += more
+    if detector:
+        findings += check_schedule(args, config, original, len(scanned.train))
+    if detector and args.check and any(len(record.boxes) for record in scanned.train.records):
+        findings += check_learning(args, network.to(device), scanned.train)
+    return conclude(findings)
+
+
+def remark(args: argparse.Namespace, config: Config, train_set: Dataset, val_set: Dataset) -> None:
+    """Before a training: print the few findings that cost no time.
+
+    Args:
+        config: as it will be trained.
+        train_set, val_set: as the scan left them.
+    """
+    findings = [*name_findings(train_set.names, train_set.source), *class_findings(train_set, val_set)]
+    findings += twin_findings(same_files(train_set.records, val_set.records), len(val_set))
+    findings += rate_findings(args, config, load_cfg(args.cfg))
+    boxes = list(box_findings(val_set))
+    records = train_set.records[:: max(1, len(train_set) // SAMPLED)]
+    if not boxes and any(len(record.boxes) for record in records):
+        boxes += anchor_findings(config, sizes_of(records, config), fix=anchor_fix(args))
+    if findings + boxes:
+        print(*report(findings + boxes), "the same command with --check looks closer", sep="\n")
+
+
+def load(args: argparse.Namespace, detector: bool) -> Splits:
+    """The images of both sides, as annotated."""
+    loading = load_splits if detector else load_labelled_splits
+    if args.data is None:
+        raise UsageError("--data is needed: a folder with train/CLASS/ and val/CLASS/, or a .data file with labels=")
+    return Splits(*loading(args.data, names=args.names, check=False, workers=args.workers))
+
+
+def unreadable(args: argparse.Namespace, error: InputError) -> list[Finding]:
+    """Why a data set could not be read: every bad line of its labels, else the error."""
+    found: list[Finding] = []
+    for split in ("train", "val"):
+        with suppress(InputError):
+            found += text_findings(Path(args.data), split)
+    return found or [finding_of(error)]
+
+
+def check_classes(splits: Splits, things: str) -> list[Finding]:
+    """Names, and how often each class comes."""
+    headline(f"CLASSES of {printable(splits.train.source)}", *class_lines(*splits, things=things))
+    return [
+        *name_findings(splits.train.names, splits.train.source),
+        *class_findings(*splits, things=things),
+        *balance_findings(splits.train, things=things),
+    ]
+
+
+def check_images(splits: Splits, args: argparse.Namespace) -> tuple[Splits, list[Finding]]:
+    """Images that do not decode, and those that come twice; the images that are left."""
+    workers = max(1, args.workers)
+    reports = [scan(dataset, workers=workers, progress=True, max_bad=1.0) for dataset in splits]
+    headline("IMAGES", *(line for scanned in reports for line in scan_lines(scanned)))
+    train, val = (pictures(one.dataset.records, workers=workers, progress=True) for one in reports)
+    findings = [finding for one in reports for finding in scan_findings(one)]
+    findings += [*twin_findings(twins(train, val), len(splits.val)), *repeat_findings(repeated(train))]
+    if args.out and any(one.bad for one in reports):
+        path = pictures_folder(args) / "bad_files.csv"
+        write_bad_files(path, [file for one in reports for file in one.bad])
+        print(f"  {path}")
+    return Splits(*(report.dataset for report in reports)), findings
+
+
+def check_boxes(splits: Splits, scanned: Splits, config: Config, args: argparse.Namespace) -> list[Finding]:
+    """Boxes against their images, the anchors and the grids."""
+    findings = [*box_findings(splits.train), *box_findings(splits.val)]
+    if not any(len(record.boxes) for record in scanned.train.records):
+        return findings
+    wh = sizes_of(scanned.train.records, config)
+    headline("BOXES AND ANCHORS", *head_lines(config, wh))
+    if args.out:
+        path = pictures_folder(args) / "anchors.png"
+        plot_anchors(wh, anchors_of(config), (config.net.height, config.net.width), path, heads=head_rows(config))
+        print(f"  {path}")
+    if not any(finding.serious for finding in findings):  # else the sizes are not those of the objects
+        findings += anchor_findings(config, wh, fix=anchor_fix(args))
+    return findings
+
+
+def check_schedule(args: argparse.Namespace, config: Config, original: Config, images: int) -> list[Finding]:
+    """Learning rate, batch and length, as train.py would choose them."""
+    print("\nSCHEDULE")
+    return rate_findings(args, fit_schedule(args, config, images), original)
+
+
+def rate_findings(args: argparse.Namespace, config: Config, original: Config) -> list[Finding]:
+    """What is wrong with the schedule of ``config``, made of that of ``original``."""
+    adam = args.optimizer == "adamw" or (config.net.adam and args.optimizer == "cfg")
+    return [*schedule_findings(config.net, original.net, adam=adam, scaled=bool(args.nominal_batch))]
+
+
+def pretrained(args: argparse.Namespace, config: Config, original: Config) -> tuple[Darknet, list[Finding]]:
+    """The network with what fits of ``--weights``; of a file that does not fit ``args`` is rid."""
+    network = fresh(config)
+    if not args.weights:
+        headline("WEIGHTS", "none given: training starts from nothing")
+        return network, []
+    path = Path(args.weights)
+    try:
+        match = load_matching(network, path, original)
+    except (InputError, OSError) as error:
+        args.weights = None  # the rest is checked as if none were given
+        return fresh(config), [mismatch_finding(error, path)]
+    headline("WEIGHTS", match.line(path))
+    return network, [*match_findings(match, path, config.source)]
+
+
+def fresh(config: Config) -> Darknet:
+    """The network as a training starts it."""
+    network = Darknet(config)
+    expect_background(network)
+    return network
+
+
+def check_learning(args: argparse.Namespace, network: Darknet, train_set: Dataset) -> list[Finding]:
+    """Learn a handful of images by heart, and look for their boxes."""
+    device = next(network.parameters()).device
+    dtype = resolve_precision(args.precision, device, training=True)
+    dtype = torch.float32 if dtype == torch.float16 else dtype  # which would need a scaler
+    network.to(memory_format=torch.channels_last).train()
+    freeze(network, args.freeze)
+    few, letterbox = handful(train_set, HANDFUL), network.config.net.letter_box
+    size = affordable_size(network, len(few), args.check, dtype=dtype)
+    shrink_anchors(network, size)
+    images, targets = one_batch(few, size, letterbox=letterbox)
+    images, targets = images.to(device, memory_format=torch.channels_last), targets.to(device)
+    criterion = make_criterion(network, args.loss)
+    learning = overfit(network, criterion, images, targets, args.check, dtype=dtype, progress=True)
+    ap50 = 0.0
+    if learning.finite:
+        found = evaluate_network(network, few, size=size, device=device, workers=0, letterbox=letterbox, progress=False)
+        ap50 = found.metrics.ap50
+    headline(f"LEARNING {len(few)} images by heart at {size[1]}x{size[0]}", learning_line(learning, ap50))
+    return learning_findings(learning, ap50)
+
+
+def learning_line(learning: Learning, ap50: float) -> str:
+    """For people."""
+    first, last = learning.losses[0], learning.losses[-1]
+    able = ": it can learn" if learning.finite and learning.remaining <= FALLS and ap50 >= LEARNED else ""
+    return (
+        f"loss {first:.4g} -> {last:.4g} in {len(learning.losses)} steps and {learning.seconds:.0f} s, "
+        f"AP50 {ap50:.2f} on these images{able}"
+    )
+
+
+def learning_findings(learning: Learning, ap50: float) -> list[Finding]:
+    """Whether a network that learned like this can learn."""
+    steps, remaining = len(learning.losses), learning.remaining
+    if not learning.finite:
+        what = f"the loss was not finite in step {steps} of learning a few images by heart"
+        return [Finding("serious", what, "--precision fp32; if that does not help, another --activation or --loss")]
+    if ap50 >= LEARNED and remaining <= FALLS:
+        return []
+    if steps < FEW_STEPS:
+        what = f"{steps} steps of learning by heart are too few to tell whether the network learns (AP50 {ap50:.2f})"
+        return [Finding("warning", what, "--check 120 takes two minutes; a smaller --size or cfg learns faster")]
+    if remaining > FALLS:
+        what = f"the loss of a few images fell only to {remaining:.0%} in {steps} steps: the network does not learn"
+        return [Finding("serious", what, "drop --freeze, --activation and --loss; look at the boxes of these images")]
+    what = f"the loss falls, but the boxes are not found in the very images that were learned (AP50 {ap50:.2f})"
+    return [Finding("warning", what, "--check 60 takes a minute; if AP50 stays low, --size and anchors miss the boxes")]
+
+
+def sizes_of(records: Sequence[ImageRecord], config: Config) -> np.ndarray:
+    """Width and height of all boxes in the network's input, (N, 2)."""
+    return box_sizes(records, (config.net.height, config.net.width), letterbox=config.net.letter_box)
+
+
+def anchor_fix(args: argparse.Namespace) -> str:
+    """The command that fits anchors to the data of a training."""
+    size = f" --size {args.size[0]}x{args.size[1]}" if args.size else ""
+    return f"python export.py anchors --data {args.data} --cfg {args.cfg}{size} --out fitted.cfg, then --cfg fitted.cfg"
+
+
+def pictures_folder(args: argparse.Namespace) -> Path:
+    """The folder ``--out``, made where there is none."""
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def scan_lines(scanned: ScanReport) -> list[str]:
+    """What a scan found but for the bad images, which are findings."""
+    total = f"{scanned.dataset.split}: {scanned.images:,} images, {len(scanned.bad):,} of them cannot be used"
+    return [total, *replace(scanned, bad=()).faults()]
+
+
+def headline(title: str, *lines: str) -> None:
+    """Print a section of the check."""
+    print(f"\n{title}", *lines, sep="\n  ")
+
+
+def conclude(findings: Sequence[Finding]) -> int:
+    """Print the findings and return the exit code."""
+    serious = sum(finding.serious for finding in findings)
+    print(f"\nFINDINGS: serious {serious}, warnings {len(findings) - serious}", *report(findings), sep="\n")
+    return EXIT_INPUT if serious else 0

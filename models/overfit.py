@@ -1,0 +1,156 @@
+"""Learn a handful of images by heart: what a network that is put together rightly can do in seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from models.darknet import Darknet
+from models.losses.criterion import Criterion
+from models.training_cfg import BYTES_PER_ACTIVATION
+from utils.cfg_layers import Connected
+from utils.device import autocast
+from utils.structures import Size, Targets
+from utils.training_plan import MEMORY_FOR_ACTIVATIONS
+
+Clock = Callable[[], float]  # seconds from somewhere
+
+_RATE = 0.001  # of Adam, which learns with it whatever the scale of a loss
+_WARM_UP = 5  # steps
+_LAST_RATE = 0.05  # of the rate
+_STEPS = 80  # that should fit into the time
+_SMALLEST = 160  # pixels of an input; below, objects vanish
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How learning by heart went.
+
+    Attributes:
+        losses: of each step, for one image; ends at the first that is not finite.
+        seconds: it took.
+    """
+
+    losses: tuple[float, ...]
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss stayed a number."""
+        return all(map(math.isfinite, self.losses))
+
+    @property
+    def remaining(self) -> float:
+        """The last loss as a part of the first."""
+        return self.losses[-1] / max(self.losses[0], 1e-9)
+
+
+def affordable_size(
+    network: Darknet,
+    images: int,
+    seconds: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    clock: Clock = time.perf_counter,
+) -> Size:
+    """The input (H, W), the cfg's or smaller, at which a few dozen steps of ``images`` images fit into ``seconds``.
+
+    Passes of one image of the cfg's size are timed; the network is left as it was but for its statistics.
+    """
+    if any(isinstance(section, Connected) for section in network.config.layers):
+        return network.size
+    device = next(network.parameters()).device
+    picture = torch.rand(1, network.config.net.channels, *network.size, device=device)
+    spent = []
+    for _ in range(2):  # the first pass chooses algorithms
+        start = clock()
+        with autocast(device, dtype):
+            raws = network(picture)
+        sum(raw.square().mean() for raw in raws).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent.append(clock() - start)
+    network.zero_grad(set_to_none=True)
+    in_time = seconds / (_STEPS * images * max(min(spent), 1e-6))
+    in_memory = MEMORY_FOR_ACTIVATIONS / (BYTES_PER_ACTIVATION * network.graph.activations * images)
+    factor = math.sqrt(min(1.0, in_time, in_memory))
+    factor = min(1.0, max(factor, _SMALLEST / min(network.size)))
+    steps = [max(int(head.stride[axis]) for head in network.heads) for axis in (0, 1)]
+    height, width = (round(side * factor / step) * step for side, step in zip(network.size, steps, strict=True))
+    return height, width
+
+
+@torch.no_grad()
+def shrink_anchors(network: Darknet, size: Size) -> None:
+    """Scale the anchors of ``network`` in place from its own input to one of ``size`` (H, W), as the boxes are."""
+    factors = torch.tensor([size[1] / network.size[1], size[0] / network.size[0]])
+    for head in network.heads:
+        for anchors in (head.anchors, head.all_anchors):
+            anchors.mul_(factors.to(anchors))
+
+
+def overfit(
+    network: Darknet,
+    criterion: Criterion,
+    images: Tensor,
+    targets: Targets,
+    seconds: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+    clock: Clock = time.perf_counter,
+) -> Learning:
+    """Train ``network`` on one and the same mini-batch, in place; batch norm ends with the statistics of that.
+
+    Args:
+        images: float (B, 3, H, W) in [0, 1], on the network's device.
+        seconds: to spend.
+        dtype: what autocast computes in.
+        progress: show a bar, if standard error is a terminal.
+    """
+    network.train()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 1.0  # the running statistics are those of the last pass
+    optimizer = torch.optim.Adam([value for value in network.parameters() if value.requires_grad])
+    losses: list[float] = []
+    begin = clock()
+    with tqdm(
+        total=round(seconds), desc="learning by heart", unit="s", disable=None if progress else True, leave=False
+    ) as bar:
+        while (spent := clock() - begin) < seconds:
+            rate = _RATE * min(1, (len(losses) + 1) / _WARM_UP) * max(_LAST_RATE, 1 - spent / seconds)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(_step(network, criterion, images, targets, optimizer, dtype))
+            bar.set_postfix_str(f"loss {losses[-1]:.4g}")
+            bar.update(min(round(seconds), round(clock() - begin)) - bar.n)
+            if not math.isfinite(losses[-1]):
+                break
+    with torch.no_grad(), autocast(images.device, dtype):
+        network(images, targets)
+    return Learning(tuple(losses), clock() - begin)
+
+
+def _step(
+    network: Darknet,
+    criterion: Criterion,
+    images: Tensor,
+    targets: Targets,
+    optimizer: torch.optim.Optimizer,
+    dtype: torch.dtype,
+) -> float:
+    with autocast(images.device, dtype):
+        raws = network(images, targets)
+    loss = criterion(raws, targets).total / len(images)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()

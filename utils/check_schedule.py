@@ -1,0 +1,91 @@
+"""Whether a detector's learning rate suits its optimiser, its batch and the length of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.cfg_net import Net
+from utils.findings import Finding
+from utils.optim import learning_rate
+
+
+class _Limits(NamedTuple):
+    """Rates above which a training is rough, and above which it breaks; and one that is known to work."""
+
+    high: float
+    absurd: float
+    usual: float
+
+
+# For detectors: Darknet's cfgs have 0.001 to 0.01.
+_SGD = _Limits(0.05, 0.2, 0.00261)
+_ADAM = _Limits(0.005, 0.05, 0.001)
+_USELESS = 1e-7
+_OUT_OF_PROPORTION = 16  # rate for each image of a batch, against the cfg's
+_FEW = 200  # steps
+_SAMPLES = 500  # of the schedule, to find its peak
+
+
+def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool) -> Iterator[Finding]:
+    """Rates and lengths that cannot work.
+
+    Args:
+        net: as it will be trained.
+        original: as the cfg has it, before flags and plan.
+        adam: whether the optimiser is of Adam's kind.
+        scaled: the rate was scaled to the batch already.
+    """
+    limits = _ADAM if adam else _SGD
+    total = max(1, net.max_batches)
+    steps = np.linspace(1, total, min(_SAMPLES, total)).round().astype(int)
+    peak = max(learning_rate(net, int(step)) for step in steps)
+    good = original.learning_rate if _USELESS < original.learning_rate <= limits.high else limits.usual
+    if peak > limits.high:
+        absurd = peak > limits.absurd
+        yield Finding(
+            "serious" if absurd else "warning",
+            f"the learning rate rises to {peak:g}: "
+            + ("the loss will not stay finite" if absurd else f"rough for {'Adam' if adam else 'SGD'}"),
+            f"--set learning_rate={good:g}",
+        )
+    elif peak < _USELESS:
+        yield Finding(
+            "serious", f"the learning rate never exceeds {peak:g}: nothing is learned", f"--set learning_rate={good:g}"
+        )
+    elif not scaled and not adam:
+        yield from _proportion(net, original)
+    if total < _FEW:
+        yield Finding(
+            "warning", f"{total:,} iterations are too few to learn from", "--iterations 1000 or more, or --epochs 100"
+        )
+    elif 2 * net.burn_in > total:
+        yield Finding(
+            "warning",
+            f"the warm-up takes {net.burn_in:,} of {total:,} iterations: the full learning rate comes late or never",
+            f"--set burn_in={total // 20}, or a longer training: --iterations {10 * net.burn_in}",
+        )
+    if net.batch // net.subdivisions == 1 and net.batch > 1:
+        yield Finding(
+            "warning",
+            f"batch {net.batch} in {net.subdivisions} subdivisions: batch norm sees one image at a time",
+            f"--subdivisions {max(1, net.batch // 4)}, or --batch auto; where memory does not allow it, --cbn",
+        )
+
+
+def _proportion(net: Net, original: Net) -> Iterator[Finding]:
+    """A rate for another batch than the one it is used with (arXiv 1706.02677, section 2.1)."""
+    if not original.learning_rate:
+        return
+    ratio = (net.learning_rate / net.batch) / (original.learning_rate / original.batch)
+    if 1 / _OUT_OF_PROPORTION <= ratio <= _OUT_OF_PROPORTION:
+        return
+    wanted = original.learning_rate * net.batch / original.batch
+    yield Finding(
+        "warning",
+        f"learning rate {net.learning_rate:g} with a batch of {net.batch}: the cfg has {original.learning_rate:g} "
+        f"for {original.batch}, which is {wanted:.2g} for {net.batch}",
+        f"--set learning_rate={wanted:.2g}, or another --batch",
+    )
