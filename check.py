@@ -38,7 +38,7 @@ from models.check_weights import load_matching, match_findings, mismatch_finding
 from models.classifier import adapt_classes
 from models.darknet import Darknet
 from models.losses.criterion import make_criterion
-from models.overfit import Learning, affordable_size, overfit, shrink_anchors
+from models.overfit import affordable_size, learning_findings, learning_line, overfit, shrink_anchors
 from models.training_cfg import adapt_heads, fit_schedule, read_cfg, weigh_classes
 from models.transfer import expect_background, freeze
 from utils.anchor_plot import plot_anchors
@@ -46,6 +46,7 @@ from utils.anchors import box_sizes
 from utils.cfg import Config, load_cfg
 from utils.cfg_classifier import is_classifier
 from utils.check_schedule import schedule_findings
+from utils.class_weights import NONE
 from utils.cli import EXIT_INPUT
 from utils.device import make_repeatable, resolve_precision
 from utils.errors import InputError, UsageError
@@ -54,9 +55,6 @@ from utils.image import printable
 from utils.structures import ImageRecord
 
 HANDFUL = 8  # images learned by heart
-LEARNED = 0.5  # AP50 on them that shows it
-FALLS = 0.5  # the part of the loss that may remain
-FEW_STEPS = 30  # from which nothing can be concluded
 SAMPLED = 4000  # records whose boxes are looked at before every training
 
 
@@ -76,7 +74,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         args.data = find_data(args.data)
     try:
         splits = load(args, detector)
-        findings = check_classes(splits, "boxes" if detector else "images")
+        findings = check_classes(splits, args, "boxes" if detector else "images")
         scanned, more = check_images(splits, args)
     except InputError as error:
         return conclude(unreadable(args, error))
@@ -91,7 +89,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     findings += more
     if detector:
         findings += check_schedule(args, config, original, len(scanned.train))
-    if detector and args.check and any(len(record.boxes) for record in scanned.train.records):
+    if detector and args.check and has_objects(scanned.train.records):
         findings += check_learning(args, network.to(device), scanned.train)
     return conclude(findings)
 
@@ -108,7 +106,7 @@ def remark(args: argparse.Namespace, config: Config, train_set: Dataset, val_set
     findings += rate_findings(args, config, load_cfg(args.cfg))
     boxes = list(box_findings(val_set))
     records = train_set.records[:: max(1, len(train_set) // SAMPLED)]
-    if not boxes and any(len(record.boxes) for record in records):
+    if not boxes and has_objects(records):
         boxes += anchor_findings(config, sizes_of(records, config), fix=anchor_fix(args))
     if findings + boxes:
         print(*report(findings + boxes), "the same command with --check looks closer", sep="\n")
@@ -131,13 +129,13 @@ def unreadable(args: argparse.Namespace, error: InputError) -> list[Finding]:
     return found or [finding_of(error)]
 
 
-def check_classes(splits: Splits, things: str) -> list[Finding]:
+def check_classes(splits: Splits, args: argparse.Namespace, things: str) -> list[Finding]:
     """Names, and how often each class comes."""
     headline(f"CLASSES of {printable(splits.train.source)}", *class_lines(*splits, things=things))
     return [
         *name_findings(splits.train.names, splits.train.source),
         *class_findings(*splits, things=things),
-        *balance_findings(splits.train, things=things),
+        *balance_findings(splits.train, things=things, weighted=args.class_weights not in (None, NONE)),
     ]
 
 
@@ -159,7 +157,7 @@ def check_images(splits: Splits, args: argparse.Namespace) -> tuple[Splits, list
 def check_boxes(splits: Splits, scanned: Splits, config: Config, args: argparse.Namespace) -> list[Finding]:
     """Boxes against their images, the anchors and the grids."""
     findings = [*box_findings(splits.train), *box_findings(splits.val)]
-    if not any(len(record.boxes) for record in scanned.train.records):
+    if not has_objects(scanned.train.records):
         return findings
     wh = sizes_of(scanned.train.records, config)
     headline("BOXES AND ANCHORS", *head_lines(config, wh))
@@ -181,7 +179,7 @@ def check_schedule(args: argparse.Namespace, config: Config, original: Config, i
 def rate_findings(args: argparse.Namespace, config: Config, original: Config) -> list[Finding]:
     """What is wrong with the schedule of ``config``, made of that of ``original``."""
     adam = args.optimizer == "adamw" or (config.net.adam and args.optimizer == "cfg")
-    return [*schedule_findings(config.net, original.net, adam=adam, scaled=bool(args.nominal_batch))]
+    return [*schedule_findings(config.net, original.net, adam=adam, scaled=bool(args.nominal_batch), cbn=args.cbn)]
 
 
 def pretrained(args: argparse.Namespace, config: Config, original: Config) -> tuple[Darknet, list[Finding]]:
@@ -229,32 +227,9 @@ def check_learning(args: argparse.Namespace, network: Darknet, train_set: Datase
     return learning_findings(learning, ap50)
 
 
-def learning_line(learning: Learning, ap50: float) -> str:
-    """For people."""
-    first, last = learning.losses[0], learning.losses[-1]
-    able = ": it can learn" if learning.finite and learning.remaining <= FALLS and ap50 >= LEARNED else ""
-    return (
-        f"loss {first:.4g} -> {last:.4g} in {len(learning.losses)} steps and {learning.seconds:.0f} s, "
-        f"AP50 {ap50:.2f} on these images{able}"
-    )
-
-
-def learning_findings(learning: Learning, ap50: float) -> list[Finding]:
-    """Whether a network that learned like this can learn."""
-    steps, remaining = len(learning.losses), learning.remaining
-    if not learning.finite:
-        what = f"the loss was not finite in step {steps} of learning a few images by heart"
-        return [Finding("serious", what, "--precision fp32; if that does not help, another --activation or --loss")]
-    if ap50 >= LEARNED and remaining <= FALLS:
-        return []
-    if steps < FEW_STEPS:
-        what = f"{steps} steps of learning by heart are too few to tell whether the network learns (AP50 {ap50:.2f})"
-        return [Finding("warning", what, "--check 120 takes two minutes; a smaller --size or cfg learns faster")]
-    if remaining > FALLS:
-        what = f"the loss of a few images fell only to {remaining:.0%} in {steps} steps: the network does not learn"
-        return [Finding("serious", what, "drop --freeze, --activation and --loss; look at the boxes of these images")]
-    what = f"the loss falls, but the boxes are not found in the very images that were learned (AP50 {ap50:.2f})"
-    return [Finding("warning", what, "--check 60 takes a minute; if AP50 stays low, --size and anchors miss the boxes")]
+def has_objects(records: Sequence[ImageRecord]) -> bool:
+    """Whether there is something to learn: a box that is no crowd."""
+    return any(not record.crowd.all() for record in records)
 
 
 def sizes_of(records: Sequence[ImageRecord], config: Config) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from data.yolo_txt import find_label, read_labels
 from utils.anchors import class_counts
 from utils.findings import Finding
 from utils.image import printable
+from utils.structures import ImageRecord
 
 _FEW = 20  # boxes, from which little can be learned
 _RARE = 1 / 50  # of the boxes of the commonest class
@@ -67,17 +68,21 @@ def class_findings(train_set: Dataset, val_set: Dataset, *, things: str = "boxes
         )
 
 
-def balance_findings(train_set: Dataset, *, things: str = "boxes") -> Iterator[Finding]:
-    """Classes with few training examples."""
+def balance_findings(train_set: Dataset, *, things: str = "boxes", weighted: bool = False) -> Iterator[Finding]:
+    """Classes with few training examples.
+
+    Args:
+        things: what carries a label; a classifier's are images.
+        weighted: the classes are given weights already.
+    """
     names, counts = train_set.names, np.array(class_counts(train_set.records, len(train_set.names)))
     few = (counts > 0) & ((counts < _FEW) | (counts < _RARE * counts.max()))
     if not few.any():
         return
     yield Finding(
         "warning",
-        f"{few.sum()} of {len(names)} classes have few training {things}: {_counted(few, counts, names)} "
-        f"(the commonest {counts.max():,})",
-        "get more pictures of them, or let them count for more: --class-weights auto",
+        f"classes with few training {things}: {_counted(few, counts, names)} (the commonest {counts.max():,})",
+        "get more pictures of them" + ("" if weighted else ", or let them count for more: --class-weights auto"),
     )
 
 
@@ -105,20 +110,20 @@ def _absent(train: np.ndarray, val: np.ndarray, names: Sequence[str], things: st
         hint = "labels count from 0: is every one of yours too large by one? Else " if unused[0] else ""
         yield Finding(
             "warning",
-            f"{unused.sum()} of {len(names)} classes have no {things} at all: {_named(unused, names)}",
+            f"of {len(names)} classes these have no {things} at all: {_named(unused, names)}",
             f"{hint}remove the names that no label uses, and number the labels anew",
         )
     if untaught.any():
         yield Finding(
             "serious",
-            f"{untaught.sum()} classes are in the validation images only: {_counted(untaught, val, names)}; "
+            f"classes with validation {things} only: {_counted(untaught, val, names)}; "
             "nothing can learn them, and AP counts them as 0",
             "move some of their pictures to the training images, or remove the classes",
         )
     if unmeasured.any():
         yield Finding(
             "warning",
-            f"{unmeasured.sum()} classes are in the training images only, not measured: {_named(unmeasured, names)}",
+            f"classes with training {things} only, not measured: {_named(unmeasured, names)}",
             "move some of their pictures to the validation images",
         )
 
@@ -130,45 +135,56 @@ def box_findings(dataset: Dataset) -> Iterator[Finding]:
         dataset: as annotated, before a scan mends its boxes.
     """
     records = [record for record in dataset.records if 0 not in record.size]
-    source, bare = printable(dataset.source), sum(not len(record.boxes) for record in records)
-    if bare > len(records) / 2:
-        yield Finding(
-            "serious" if bare == len(records) else "warning",
-            f"{source}: {bare:,} of {len(records):,} {dataset.split} images have no box",
-            "check that every image finds its labels: the same file name, .txt instead of .jpg, in the same folder or "
-            "in labels/ for images/",
-        )
-    if bare == len(records):
+    yield from _bare(records, dataset)
+    if not any(len(record.boxes) for record in records):
         return
     boxes = np.concatenate([record.boxes for record in records]).astype(np.float64)
     owner = np.repeat(np.arange(len(records)), [len(record.boxes) for record in records])
     limits = np.array([record.size[::-1] for record in records], np.float64)[owner]  # (N, 2) width, height
-    yield from _outside(boxes, limits, source)
+    yield from _outside(boxes, limits, dataset)
     tiny = ((boxes[:, 2:] - boxes[:, :2]) < 1).any(axis=1)
     if tiny.mean() > _MANY:
         yield Finding(
-            "serious",
-            f"{source}: {tiny.sum():,} of {len(boxes):,} boxes have a side under one pixel and will be left out",
+            "serious" if tiny.mean() > 0.5 else "warning",
+            f"{printable(dataset.source)}: {tiny.sum():,} of {len(boxes):,} {dataset.split} boxes have a side under "
+            "one pixel and are left out",
             "check the unit: a COCO bbox is in pixels, a label text is relative to the image (0 to 1)",
         )
-    labels = np.concatenate([record.labels for record in records])
-    doubted = _contradictions(owner, boxes, labels)
+    doubted = _contradictions(owner, boxes, np.concatenate([record.labels for record in records]))
     if doubted:
-        example = records[doubted[0]]
         yield Finding(
             "warning",
-            f"{source}: {len(doubted):,} boxes carry two different classes, the first in {printable(example.path)}",
+            f"{dataset.split} boxes with two different classes: {len(doubted):,}, the first in "
+            f"{printable(records[doubted[0]].path)}",
             "keep the right class of each; the network is told both at once",
         )
 
 
-def _outside(boxes: np.ndarray, limits: np.ndarray, source: str) -> Iterator[Finding]:
+def _bare(records: Sequence[ImageRecord], dataset: Dataset) -> Iterator[Finding]:
+    """Most images without a box."""
+    bare = sum(not len(record.boxes) for record in records)
+    if bare > len(records) / 2:
+        yield Finding(
+            "serious" if bare == len(records) else "warning",
+            f"{printable(dataset.source)}: {bare:,} of {len(records):,} {dataset.split} images have no box",
+            "annotate more of them"
+            if _is_coco(dataset)
+            else "check that every image finds its labels: the same file name, .txt instead of .jpg, in the same "
+            "folder or in labels/ for images/",
+        )
+
+
+def _is_coco(dataset: Dataset) -> bool:
+    return dataset.source.endswith(".json")
+
+
+def _outside(boxes: np.ndarray, limits: np.ndarray, dataset: Dataset) -> Iterator[Finding]:
     """Many boxes that leave their image: then the numbers are mostly of another kind than they are taken for."""
     before, after = (boxes[:, :2] < -1).any(axis=1), (boxes[:, 2:] > limits + 1).any(axis=1)
     outside = before | after
     if outside.mean() <= _MANY:
         return
-    is_coco = source.endswith(".json")
+    is_coco = _is_coco(dataset)
     sides = boxes[:, 2:] - boxes[:, :2]
     point = boxes[:, :2] if is_coco else boxes[:, :2] + sides / 2
     wanted = (
@@ -185,7 +201,8 @@ def _outside(boxes: np.ndarray, limits: np.ndarray, source: str) -> Iterator[Fin
         guess = ""
     yield Finding(
         "serious" if guess else "warning",
-        f"{source}: {outside.sum():,} of {len(boxes):,} boxes ({outside.mean():.0%}) reach out of their image{guess}",
+        f"{printable(dataset.source)}: {outside.sum():,} of {len(boxes):,} {dataset.split} boxes "
+        f"({outside.mean():.0%}) reach out of their image{guess}",
         f"convert the labels; wanted: {wanted}",
     )
 
@@ -218,42 +235,40 @@ def text_findings(path: Path, split: Split) -> Iterator[Finding]:
     description = readers[path.suffix](path, split)
     classes = len(description.names)
     files = [found for image in description.images if (found := find_label(image))]
-    bad = {file: faults for file in files if (faults := read_labels(file, classes)[1])}
-    strange = np.concatenate([np.zeros(0), *(read_labels(file, _ANY_LABEL)[0][:, 0] for file in bad)])
-    strange = strange[strange >= classes]
-    lines = [line for faults in bad.values() for line in faults]
-    for about, fix in _TEXT_FAULTS:
-        mine = [line for line in lines if about(line)]
-        lines = [line for line in lines if not about(line)]
-        if mine:
-            yield Finding("serious", f"{len(mine):,} bad lines in {split} labels; the first: {mine[0]}", fix)
-    if lines:
+    lines = [line for file in files for line in read_labels(file, classes)[1]]
+    for kind, fix in _TEXT_FAULTS:
+        mine = [line for line in lines if kind in line]
+        lines = [line for line in lines if kind not in line]
+        yield from _bad_lines(mine, split, fix)
+    strange = [line for line in lines if line.endswith(f": 0..{classes - 1}")]
+    yield from _bad_lines([line for line in lines if line not in strange], split, "mend or remove these lines")
+    if strange:
         yield Finding(
             "serious",
-            f"{len(lines):,} lines of {split} labels name classes out of 0..{classes - 1}; the first: {lines[0]}",
-            _shifted(files, classes)
-            or f"add names up to class {int(strange.max(initial=classes))}, or mend these lines",
+            f"{split} labels, lines with a class out of 0..{classes - 1}: {len(strange):,}; the first: {strange[0]}",
+            _number_anew(files, classes),
         )
 
 
-def _shifted(files: Sequence[Path], classes: int) -> str:
-    """The advice for labels that count from 1, "" for others."""
+def _bad_lines(lines: Sequence[str], split: Split, fix: str) -> Iterator[Finding]:
+    if lines:
+        yield Finding("serious", f"{split} labels, bad lines: {len(lines):,}; the first: {lines[0]}", fix)
+
+
+def _number_anew(files: Sequence[Path], classes: int) -> str:
+    """The advice for labels of which some are out of range."""
     labels = np.concatenate([read_labels(file, _ANY_LABEL)[0][:, 0] for file in files])
-    counts_from_1 = len(labels) > 0 and labels.min() == 1 and labels.max() == classes
-    return "labels count from 0, these count from 1: subtract 1 from the class in every line" if counts_from_1 else ""
+    if len(labels) and labels.min() == 1 and labels.max() == classes:
+        return "labels count from 0, these count from 1: subtract 1 from the class in every line"
+    if len(labels) and labels.max() >= classes:
+        return f"add names up to class {labels.max():.0f}, or mend these lines"
+    return "mend these lines"
 
 
-# The kinds of fault that data.yolo_txt names, and what mends them; the rest is classes out of range.
-_TEXT_FAULTS: tuple[tuple[Callable[[str], bool], str], ...] = (
-    (
-        lambda line: "columns (wanted" in line,
-        "one box a line: class x-centre y-centre width height; polygons must become boxes",
-    ),
-    (
-        lambda line: "are these pixels?" in line,
-        "divide x and width by the width of the image, y and height by its height",
-    ),
-    (lambda line: "class=" not in line, "mend or remove these lines"),
+# The kinds of fault that data.yolo_txt names, by their words, and what mends them.
+_TEXT_FAULTS = (
+    ("columns (wanted", "one box a line: class x-centre y-centre width height; polygons must become boxes"),
+    ("are these pixels?", "divide x and width by the width of the image, y and height by its height"),
 )
 
 

@@ -129,7 +129,7 @@ def repeat_findings(groups: Sequence[Sequence[Path]]) -> Iterator[Finding]:
         surplus = sum(len(group) - 1 for group in groups)
         yield Finding(
             "warning",
-            f"{surplus:,} training images are copies of others: "
+            f"copies of other training images: {surplus:,}, "
             + _listed([" = ".join(map(_short, group[:_NAMED])) for group in groups]),
             "remove the copies, or their labels where these differ: they count twice and may contradict each other",
         )

@@ -36,6 +36,8 @@ def head_lines(config: Config, wh: np.ndarray) -> Iterator[str]:
     best = wh_iou(wh, anchors).argmax(axis=1)
     for head, rows in zip(head_anchors(config), _rows(config), strict=True):
         yield f"head of stride {head.stride:2.0f} learns {np.isin(best, rows).mean():4.0%} of the boxes"
+    if sum(map(len, _rows(config))) > len(anchors):
+        yield "boxes of an anchor that several heads have are learned by each of them"
 
 
 def head_rows(config: Config) -> list[list[int]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from models.backbone import backbone_size
 from models.darknet import Darknet
 from models.graph import Graph, plan
 from models.transfer import load_pretrained
@@ -16,7 +18,7 @@ from utils.cfg import CFG_FOLDER, Config, load_cfg
 from utils.errors import InputError
 from utils.findings import Finding
 
-_LITTLE = 0.5  # of the values of the layers before the heads
+_LITTLE = 0.5  # of the layers of the backbone
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Match:
     Attributes:
         layers, floats: that came from the file.
         all_layers, all_floats: that the network has.
+        backbone: the part of the layers before the neck that came from the file.
     """
 
     layers: int
     all_layers: int
     floats: int
     all_floats: int
+    backbone: float
 
     def line(self, path: Path) -> str:
         """For people."""
@@ -46,23 +50,32 @@ def load_matching(network: Darknet, path: Path, original: Config) -> Match:
     """Load what fits of ``path``, as `models.transfer.load_pretrained` does, and count it.
 
     Raises:
-        WeightsError: nothing fits, or the file is damaged.
+        WeightsError: nothing fits, or the file is damaged; the network is of no use then.
     """
-    before = {name: value.clone() for name, value in network.state_dict().items() if value.is_floating_point()}
-    load_pretrained(network, path, original)
-    after = network.state_dict()
-    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    own = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+    before = {name: value.clone() for name, value in own.items()}
+    with torch.no_grad():
+        for value in own.values():
+            value.fill_(math.nan)  # what the file does not bring stays so
+        load_pretrained(network, path, original)
+        missing = {name for name, value in own.items() if value.isnan().all()}
+        for name in missing:
+            own[name].copy_(before[name])
+    layers = _layers(own.keys())
+    came = layers - _layers(missing)
+    body = {f"layers.{index}" for index in range(backbone_size(network.graph))} & layers
     return Match(
-        layers=len(_layers(changed)),
-        all_layers=len(_layers(before)),
-        floats=sum(before[name].numel() for name in changed),
+        layers=len(came),
+        all_layers=len(layers),
+        floats=sum(value.numel() for name, value in before.items() if name not in missing),
         all_floats=sum(value.numel() for value in before.values()),
+        backbone=len(body & came) / max(1, len(body)),
     )
 
 
 def match_findings(match: Match, path: Path, source: str) -> Iterator[Finding]:
     """Too little that fits."""
-    if match.floats < _LITTLE * match.all_floats:
+    if match.backbone < _LITTLE:
         yield Finding(
             "warning",
             f"{path}: only {match.layers} of {match.all_layers} layers fit {source}",
@@ -72,17 +85,17 @@ def match_findings(match: Match, path: Path, source: str) -> Iterator[Finding]:
 
 def mismatch_finding(error: InputError | OSError, path: Path) -> Finding:
     """A file that does not load, and which of the cfgs here it was made for."""
-    if isinstance(error, OSError):
-        return Finding("serious", f"{path}: {error.strerror}", "check the path of --weights")
     return Finding(
         "serious",
-        str(error),
+        f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error),
         _made_for(path) or "give the cfg these weights were trained with, or leave --weights out to start from nothing",
     )
 
 
 def _made_for(path: Path) -> str:
     """The advice to take the cfg of the folder cfg/ whose layers end where a .weights file does, "" for none."""
+    if not path.is_file():
+        return "check the path of --weights"
     if path.suffix == ".pt":
         return "a .pt carries its cfg: take the network.cfg of its run folder as --cfg"
     try:
@@ -104,6 +117,6 @@ def _ends_at_layer(graph: Graph, floats: int) -> bool:
     return total == floats
 
 
-def _layers(names: set[str] | dict[str, torch.Tensor]) -> set[str]:
+def _layers(names: Set[str]) -> set[str]:
     """``layers.7`` of ``layers.7.conv.weight``."""
     return {".".join(name.split(".")[:2]) for name in names}

@@ -29,7 +29,7 @@ _FEW = 200  # steps
 _SAMPLES = 500  # of the schedule, to find its peak
 
 
-def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool) -> Iterator[Finding]:
+def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool, cbn: bool = False) -> Iterator[Finding]:
     """Rates and lengths that cannot work.
 
     Args:
@@ -37,26 +37,40 @@ def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool) -> I
         original: as the cfg has it, before flags and plan.
         adam: whether the optimiser is of Adam's kind.
         scaled: the rate was scaled to the batch already.
+        cbn: batch norm gathers over the subdivisions.
     """
+    yield from _rate(net, original, adam=adam, scaled=scaled)
+    yield from _length(net)
+    if net.batch // net.subdivisions == 1 and not cbn:
+        yield Finding(
+            "warning",
+            f"batch {net.batch} in {net.subdivisions} subdivisions: batch norm sees one image at a time",
+            f"--subdivisions {net.batch // 4}, or --batch auto; where memory does not allow it, --cbn"
+            if net.batch >= 4
+            else "--batch 8",
+        )
+
+
+def _rate(net: Net, original: Net, *, adam: bool, scaled: bool) -> Iterator[Finding]:
+    """The highest rate of the whole schedule, by itself and against the batch."""
     limits = _ADAM if adam else _SGD
-    total = max(1, net.max_batches)
-    steps = np.linspace(1, total, min(_SAMPLES, total)).round().astype(int)
-    peak = max(learning_rate(net, int(step)) for step in steps)
+    steps = np.linspace(1, net.max_batches, min(_SAMPLES, net.max_batches)).round().astype(int)
+    peak = max((learning_rate(net, int(step)) for step in steps), default=net.learning_rate)
     good = original.learning_rate if _USELESS < original.learning_rate <= limits.high else limits.usual
-    if peak > limits.high:
-        absurd = peak > limits.absurd
-        yield Finding(
-            "serious" if absurd else "warning",
-            f"the learning rate rises to {peak:g}: "
-            + ("the loss will not stay finite" if absurd else f"rough for {'Adam' if adam else 'SGD'}"),
-            f"--set learning_rate={good:g}",
-        )
+    fix = f"--set learning_rate={good:g}"
+    if peak > limits.absurd:
+        yield Finding("serious", f"the learning rate rises to {peak:.3g}: the loss will not stay finite", fix)
+    elif peak > limits.high:
+        yield Finding("warning", f"the learning rate rises to {peak:.3g}: rough for {'Adam' if adam else 'SGD'}", fix)
     elif peak < _USELESS:
-        yield Finding(
-            "serious", f"the learning rate never exceeds {peak:g}: nothing is learned", f"--set learning_rate={good:g}"
-        )
+        yield Finding("serious", f"the learning rate never exceeds {peak:.3g}: nothing is learned", fix)
     elif not scaled and not adam:
         yield from _proportion(net, original)
+
+
+def _length(net: Net) -> Iterator[Finding]:
+    """How many iterations, and how many of them are warm-up."""
+    total = net.max_batches
     if total < _FEW:
         yield Finding(
             "warning", f"{total:,} iterations are too few to learn from", "--iterations 1000 or more, or --epochs 100"
@@ -66,12 +80,6 @@ def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool) -> I
             "warning",
             f"the warm-up takes {net.burn_in:,} of {total:,} iterations: the full learning rate comes late or never",
             f"--set burn_in={total // 20}, or a longer training: --iterations {10 * net.burn_in}",
-        )
-    if net.batch // net.subdivisions == 1 and net.batch > 1:
-        yield Finding(
-            "warning",
-            f"batch {net.batch} in {net.subdivisions} subdivisions: batch norm sees one image at a time",
-            f"--subdivisions {max(1, net.batch // 4)}, or --batch auto; where memory does not allow it, --cbn",
         )
 
 

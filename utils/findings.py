@@ -31,9 +31,8 @@ class Finding:
 
 
 def finding_of(error: Exception) -> Finding:
-    """An error that says *where: what came (what was wanted); what to do* as a finding."""
-    what, _, fix = str(error).rpartition("; ")
-    return Finding("serious", what or fix, fix if what else "mend what the message names; nothing can be done before")
+    """An error that ends a check; its message says what to do."""
+    return Finding("serious", str(error), "mend this and check again: nothing else could be looked at")
 
 
 def report(findings: Iterable[Finding]) -> Iterator[str]:

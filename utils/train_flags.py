@@ -44,6 +44,8 @@ def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.check is not None and (args.resume or args.tune):
+        raise UsageError("train.py: --check looks at what a new run would train; give it without --resume and --tune")
     if args.resume is None:
         args.set = dict(_assignment(text) for text in args.set)
         if args.cfg is None:
