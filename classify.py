@@ -35,15 +35,7 @@ from models.fitting import fit_memory
 from models.losses.classification import ClassificationLoss
 from models.training_cfg import fit_schedule, lengthened
 from models.transfer import freeze
-from train import (
-    begin_run,
-    description,
-    finish,
-    in_steps,
-    out_of_patience,
-    step,
-    to_input,
-)
+from train import begin_run, description, finish, out_of_patience
 from utils.atomic import remove_temporaries, write_json
 from utils.cfg import Config, load_cfg
 from utils.cfg_classifier import closing_softmax
@@ -64,6 +56,7 @@ from utils.signals import StopRequest
 from utils.speed import Speed, Stopwatch, speed_of
 from utils.topk import TopK, TopKCounter
 from utils.training_state import TrainingState
+from utils.training_step import in_steps, step, to_input
 
 SMALL_BATCH = 32  # images for a step where there are few; 8, as for detectors, are few labels to learn from
 EVAL_BATCH = 32

@@ -9,10 +9,8 @@ torchrun --nproc-per-node 8 train.py --cfg yolov4-mish.cfg ... on eight GPUs
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -45,21 +43,21 @@ from utils.cfg_classifier import is_classifier
 from utils.checkpoint import load_checkpoint
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision
 from utils.distributed import ALONE, World, join_world
-from utils.divergence import check_gradient, check_loss
+from utils.divergence import check_loss
 from utils.due import Due
 from utils.ema import make_ema
 from utils.errors import UsageError
 from utils.image import write_image
-from utils.layer_updates import LayerUpdates, drop_not_finite, freeze_weights_beside_batch_norm
+from utils.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.results_plot import plot_results
 from utils.run_folder import lock_folder, new_run_folder
 from utils.runlog import RunLog, SilentLog, cut_metrics, evaluation_table, read_metrics
 from utils.signals import StopRequest
-from utils.structures import Batch
 from utils.train_flags import parse_train_flags, save_args
 from utils.training_pictures import batch_picture, detections_picture
 from utils.training_state import TrainingState, decisive
+from utils.training_step import in_steps, step, to_input
 
 LOSS_TERMS = ("loss", "box", "objectness", "classes")
 SIGNAL_GRACE = 5.0  # seconds; torchrun hands on a signal that its processes may have got already
@@ -228,40 +226,9 @@ def begin_run(args: argparse.Namespace, network: Darknet, folder: Path, world: W
         save_args(args, folder / "args.json")
 
 
-def in_steps(loader: Iterable[Batch], subdivisions: int) -> Iterator[list[Batch]]:
-    """The mini-batches of each optimiser step."""
-    mini_batches = iter(loader)
-    while batches := list(itertools.islice(mini_batches, subdivisions)):
-        yield batches
-
-
-def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (B, 3, H, W) to float in [0, 1] on ``device``, channels last."""
-    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-    return images.float().div_(255)
-
-
 def loss_terms(losses: Losses) -> dict[str, Tensor]:
     """The loss of a mini-batch by its parts, scalars, for the log."""
     return {name: losses.total if name == "loss" else getattr(losses, name) for name in LOSS_TERMS}
-
-
-def step(state: TrainingState, updates: LayerUpdates, clip_norm: float | None, batches: Sequence[Batch]) -> None:
-    """One optimiser step from the gradients gathered of ``batches``."""
-    parameters = list(state.network.parameters())
-    state.scaler.unscale_(state.optimizer)
-    if state.network.config.net.try_fix_nan:
-        drop_not_finite(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
-    if not state.scaler.is_enabled():  # a scaler skips such a step and scales less
-        check_gradient(norm, state.iteration, [name for batch in batches for name in batch.names])
-    updates.before(state.iteration + 1)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    updates.after()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.ema.update(state.network)
-    state.iteration += 1
 
 
 def evaluate(
