@@ -258,6 +258,9 @@ def join_world(timeout: float = TIMEOUT) -> Iterator[World]:
 
 
 def _join(timeout: float) -> World:
+    # Before there is a group: modules that this brings would keep it for good, as the default of an argument.
+    import torch._dynamo  # which DistributedDataParallel wants anyway
+
     wait = datetime.timedelta(seconds=timeout)
     store, rank, size = next(dist.rendezvous("env://", timeout=wait))
     # What an earlier attempt left in the store is not read again: where its processes listened, what they had done.
