@@ -17,7 +17,7 @@ PREAMBLE = f"""\
 The runs of a study differ in activation and seed alone: a seed gives each activation the same first weights, images
 and augmentation. Scores are of the averaged weights after the last iteration; mean ± half of the 95 % interval
 (Student's t over the seeds). Differences are {REFERENCE} minus the other, of runs with the same seed, with their 95 %
-interval: one that holds 0 decides nothing. The loss is the mean over the last tenth of the iterations.
+interval: one that holds 0 decides nothing. The loss is the mean over the last tenth of the iterations; less is better.
 """
 
 
@@ -61,15 +61,25 @@ def compared(study: Study) -> str:
     """A line for each activation that the reference is compared with; empty where no two runs share a seed."""
     names, rows = study.metrics(), []
     for other in study.activations:
-        found = [difference(study, other, name) for name in names]
+        found = [*(difference(study, other, name) for name in names), loss_difference(study, other)]
         if None not in found:
             rows.append((f"{REFERENCE} - {other}", found[0].count, *(each.text(signed=True) for each in found)))
-    return table(("difference", "seeds", *map(metric_title, names)), rows) if rows else ""
+    return table(("difference", "seeds", *map(metric_title, names), "loss"), rows) if rows else ""
 
 
 def difference(study: Study, other: str, metric: str) -> Estimate | None:
     """What the reference has more of ``metric`` than ``other``; None without runs of the same seed."""
     found = differences(study.scores(REFERENCE, metric), study.scores(other, metric)) if other != REFERENCE else []
+    return estimate(found) if found else None
+
+
+def loss_difference(study: Study, other: str) -> Estimate | None:
+    """How much higher the reference's last loss is than that of ``other``; None without runs of the same seed."""
+    first, second = (
+        {seed: last_loss(rows) for seed, rows in study.histories(activation).items()}
+        for activation in (REFERENCE, other)
+    )
+    found = differences(first, second) if other != REFERENCE else []
     return estimate(found) if found else None
 
 

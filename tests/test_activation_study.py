@@ -34,8 +34,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def metrics(score: float, seed: int) -> list[dict[str, float]]:
-    """Losses that fall to 1, and an evaluation in the middle and at the end."""
-    rows: list[dict[str, float]] = [{"iteration": i, "loss": 20.0 / i, "lr": 0.1} for i in range(1, 21)]
+    """Losses that fall to 1 / score, and an evaluation in the middle and at the end."""
+    rows: list[dict[str, float]] = [{"iteration": i, "loss": 20.0 / i / score, "lr": 0.1} for i in range(1, 21)]
     for iteration, part in ((10, 0.5), (20, 1.0)):
         ap50 = part * (score + 0.05 * seed)
         rows.append({"iteration": iteration, "ap50": ap50, "ap": ap50 / 2, "ap75": ap50 / 4})
@@ -79,12 +79,14 @@ def test_a_stopped_training_goes_on(tmp_path: Path, trained: list[list[str]]) ->
 
 def test_the_table_and_the_picture(tmp_path: Path, trained: list[list[str]]) -> None:
     activation_study.main(flags(tmp_path, "--only", "trainings", "--seeds", "0", "1"))
-    # .52 and .57: mean .545, deviation .0354, t(1) = 12.706: 12.706 * .0354 / sqrt(2) = .318; last two losses 20/19, 1
+    # .52 and .57: mean .545, deviation .0354, t(1) = 12.706: 12.706 * .0354 / sqrt(2) = .318
+    # the last two losses are 20/19 and 1 over the score: mean 1.0263 / .52, and 1.0263 / .4 with relu
     lines = table_lines(tmp_path)
     assert lines[0] == "| activation | seeds | AP50 | AP | AP75 | loss |"
-    assert lines[5] == "| mish | 2 | 0.545 ± 0.318 | 0.273 ± 0.159 | 0.136 ± 0.079 | 1.026 ± 0.000 |"
+    assert lines[5] == "| mish | 2 | 0.545 ± 0.318 | 0.273 ± 0.159 | 0.136 ± 0.079 | 1.974 ± 0.000 |"
     # both seeds differ by .12, so the interval is one point
-    assert "| mish - relu | 2 | +0.120 [+0.120, +0.120] | +0.060 [+0.060, +0.060] |" in lines[-2]
+    assert lines[-2].startswith("| mish - relu | 2 | +0.120 [+0.120, +0.120] | +0.060 [+0.060, +0.060] |")
+    assert lines[-2].endswith("| -0.592 [-0.592, -0.592] |")
     text = (tmp_path / "study.md").read_text()
     assert "## bccd, yolov4-tiny.cfg" in text and "8 of 8 trainings finished" in text
     assert "some/" not in text.split("##")[1]  # where the data lies is nobody's business
@@ -109,7 +111,7 @@ def test_a_stopped_study_has_its_table(
         activation_study.main(flags(tmp_path, "--seeds", "0", "1"))
     lines = table_lines(tmp_path)
     assert lines[2].startswith("| leaky | 2 |") and lines[5].startswith("| mish | 1 | 0.520 |")
-    assert lines[-3] == "| mish - leaky | 1 | +0.020 | +0.010 | +0.005 |"
+    assert lines[-3] == "| mish - leaky | 1 | +0.020 | +0.010 | +0.005 | -0.079 |"
 
 
 def test_what_was_not_run_says_so(tmp_path: Path, trained: list[list[str]]) -> None:
