@@ -36,6 +36,16 @@ def test_darknet_is_the_default_and_leaves_the_cfg_alone() -> None:
     assert config == load_cfg("yolov4-tiny-mish.cfg")
 
 
+def test_the_balanced_recipe_is_darknets_with_other_weights_of_the_loss() -> None:
+    balanced, darknet = parsed("--recipe", "balanced"), parsed()
+    assert {flag for flag in darknet if darknet[flag] != balanced[flag]} == {"recipe", "set", "class_weights"}
+    heads = [
+        layer for layer in read_cfg(parse_train_flags([*BASE, "--recipe", "balanced"])).layers if type(layer) is Yolo
+    ]
+    assert [(head.iou_normalizer, head.max_delta) for head in heads] == [(0.15, 3.5)] * 2
+    assert parsed("--recipe", "balanced", "--class-weights", "none")["class_weights"] == "none"
+
+
 def test_flags_given_by_hand_win() -> None:
     flags = "--recipe scaled --loss simota --optimizer adamw --mosaic 0 --scale 0 --mixup .5 --set momentum=.8"
     args = parsed(*flags.split(), "--set", "yolo.jitter=.2")

@@ -20,20 +20,29 @@ class Recipe:
     keys: Mapping[str, str] = field(default_factory=dict)
 
 
+_DARKNET = {
+    "loss": "darknet",
+    "optimizer": "cfg",
+    "nominal_batch": 0,
+    "mosaic": None,
+    "mixup": None,
+    "copy_paste": 0.0,
+    "close_mosaic": 0.1,
+    "scale": 0.0,
+    "translate": 0.0,
+    "shear": 0.0,
+    "class_weights": None,
+}
+
 RECIPES = {
-    "darknet": Recipe(
+    "darknet": Recipe(_DARKNET),
+    # Darknet's, with more weight for boxes and for rare classes; benchmarks/results/recipes.md
+    "balanced": Recipe(
+        {**_DARKNET, "class_weights": "auto"},
         {
-            "loss": "darknet",
-            "optimizer": "cfg",
-            "nominal_batch": 0,
-            "mosaic": None,
-            "mixup": None,
-            "copy_paste": 0.0,
-            "close_mosaic": 0.1,
-            "scale": 0.0,
-            "translate": 0.0,
-            "shear": 0.0,
-        }
+            "yolo.iou_normalizer": "0.15",  # twice yolov4's; more than .2 diverges
+            "yolo.max_delta": "3.5",  # no box moves the network more than a rare class may weigh
+        },
     ),
     # Scaled-YOLOv4 (arXiv 2011.08036) as its authors train it
     "scaled": Recipe(
@@ -48,6 +57,7 @@ RECIPES = {
             "scale": 0.5,
             "translate": 0.1,
             "shear": 0.0,
+            "class_weights": None,
         },
         {
             "learning_rate": "0.01",

@@ -24,7 +24,7 @@ class Parameter:
         log: whether its size matters rather than its difference: it is drawn evenly between the logarithms.
         choices: instead of a range.
         needs: what a trial must have for the parameter to change anything; see `Situation`.
-        recipe: the only ``--recipe`` it is searched in by default; empty: in each.
+        recipes: the only ``--recipe`` values it is searched with by default; empty: with each.
         meaning: for people.
     """
 
@@ -36,7 +36,7 @@ class Parameter:
     log: bool = False
     choices: tuple[str, ...] = ()
     needs: str = ""
-    recipe: str = ""
+    recipes: tuple[str, ...] = ()
     meaning: str = ""
 
     def range_text(self) -> str:
@@ -78,11 +78,20 @@ SPACE = (
     Parameter("mixup", "--mixup", "images", 0.0, 0.5, needs=BOXES, meaning="share of the images"),
     Parameter("copy_paste", "--copy-paste", "images", 0.0, 0.5, needs=BOXES, meaning="share of the images"),
     Parameter(
-        "jitter", "--set yolo.jitter", "images", 0.0, 0.5, needs=HEADS, recipe="darknet", meaning="crop, part of a side"
+        "jitter",
+        "--set yolo.jitter",
+        "images",
+        0.0,
+        0.5,
+        needs=HEADS,
+        recipes=("darknet", "balanced"),
+        meaning="crop, part of a side",
     ),
-    Parameter("scale", "--scale", "images", 0.0, 0.9, needs=BOXES, recipe="scaled", meaning="zoom by 1 - S to 1 + S"),
     Parameter(
-        "translate", "--translate", "images", 0.0, 0.3, needs=BOXES, recipe="scaled", meaning="move, part of a side"
+        "scale", "--scale", "images", 0.0, 0.9, needs=BOXES, recipes=("scaled",), meaning="zoom by 1 - S to 1 + S"
+    ),
+    Parameter(
+        "translate", "--translate", "images", 0.0, 0.3, needs=BOXES, recipes=("scaled",), meaning="move, part of a side"
     ),
     Parameter("hue", "--set hue", "colour", 0.0, 0.2, meaning="part of the circle"),
     Parameter("saturation", "--set saturation", "colour", 1.0, 2.5, meaning="at most so many times"),
@@ -109,6 +118,10 @@ class Situation:
         return wanted <= self.has
 
 
+def _belongs(parameter: Parameter, situation: Situation) -> bool:
+    return not parameter.recipes or situation.recipe in parameter.recipes
+
+
 def search_space(text: str | None, situation: Situation) -> tuple[Parameter, ...]:
     """The parameters to search over.
 
@@ -121,7 +134,7 @@ def search_space(text: str | None, situation: Situation) -> tuple[Parameter, ...
     """
     fitting = [parameter for parameter in SPACE if situation.can_have(parameter)]
     if text is None:
-        return tuple(parameter for parameter in fitting if parameter.recipe in ("", situation.recipe))
+        return tuple(parameter for parameter in fitting if _belongs(parameter, situation))
     chosen: dict[str, Parameter] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, equals, bounds = item.partition("=")
