@@ -57,8 +57,13 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     for boxes in (boxes1, boxes2):
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"box_iou compares (N, 4) with (M, 4), got {_shape(boxes1)} and {_shape(boxes2)}")
-    intersection, union = _overlap(_wide(boxes1)[:, None], _wide(boxes2)[None])
-    return _ratio(intersection, union)
+    # Column by column: matrices (N, M) are several times as fast to compute as (N, M, 2) and its parts.
+    left1, top1, right1, bottom1 = _wide(boxes1)[:, None].unbind(-1)
+    left2, top2, right2, bottom2 = _wide(boxes2)[None].unbind(-1)
+    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    intersection = width * height
+    return _ratio(intersection, area(boxes1)[:, None] + area(boxes2) - intersection)
 
 
 def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ def ciou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def _overlap(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of intersection and union; the shapes broadcast."""
+    """Areas of intersection and union."""
     low = torch.maximum(boxes1[..., :2], boxes2[..., :2])
     high = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
     extent = (high - low).clamp(min=0)

@@ -92,11 +92,12 @@ def _greedy(suppresses: Tensor) -> Tensor:
     fixed point of "kept unless a kept box removes me"; the first n boxes are right after n rounds and real
     detections settle after a few, so this beats a loop over boxes.
     """
-    keep = torch.ones(len(suppresses), dtype=torch.bool, device=suppresses.device)
+    weights = suppresses.float()  # a product of matrices counts who removes whom, faster than logic does
+    keep = weights.new_ones(len(weights))
     while True:
-        following = ~(suppresses & keep[:, None]).any(0)
+        following = (keep @ weights == 0).float()
         if torch.equal(following, keep):
-            return keep
+            return keep.bool()
         keep = following
 
 
