@@ -8,6 +8,12 @@ Reading, network and writing run at the same time, each in its own thread.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what cannot be run is refused before the imports below: torch takes seconds
+    from models.preview import preview_detection
+    from utils import cli
+
+    cli.attempt(preview_detection)
+
 import argparse
 import difflib
 import time
@@ -29,7 +35,8 @@ from models import describe_network, load_network
 from models.detector import Detector
 from utils.cfg import Config, with_size
 from utils.cfg_classifier import is_classifier
-from utils.cli import Parser, add_device_flags, add_network_flags, add_threshold_flags, positive_int, run
+from utils.cli import run
+from utils.detect_flags import parse_detect_flags
 from utils.detection_files import Add, Stems, crops, csv_report, file_name, json_report, yolo_labels
 from utils.device import select_device
 from utils.drawn_output import image_files, refuse_source, video_file, window
@@ -50,7 +57,7 @@ LIVE_TICK = Fraction(1, 1000)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run detection as the command line says."""
-    args = parse_args(argv)
+    args = parse_detect_flags(argv)
     config, own_names = described(args)
     if is_classifier(config):
         import classify  # it brings what training needs, which nobody waits for here
@@ -169,33 +176,8 @@ class Job:
         self._quit = True
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; --help tells the rest."""
-    parser = Parser(prog="detect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--source", required=True, help="image, video, folder, pattern, .txt list, camera number, or rtsp/http address"
-    )
-    add_network_flags(parser)
-    add_threshold_flags(parser, score=0.25)
-    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these, by number or name")
-    parser.add_argument("--max-detections", type=positive_int, metavar="N", help="only the N best of a picture")
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new one in runs/detect)")
-    output.add_argument("--json", type=Path, metavar="FILE", help="all detections as json")
-    output.add_argument("--csv", type=Path, metavar="FILE", help="all detections as a table")
-    output.add_argument("--save-txt", action="store_true", help="a label file a picture: class cx cy w h score")
-    output.add_argument("--save-crops", action="store_true", help="each object as a picture of its own")
-    output.add_argument("--no-save", action="store_true", help="write no drawn pictures")
-    output.add_argument("--view", action="store_true", help="show the pictures in a window; q ends it")
-    add_device_flags(parser)
-    parser.add_argument("--batch", type=positive_int, help="pictures at once (default: 8 on a GPU, else 1)")
-    return parser.parse_args(argv)
-
-
 def described(args: argparse.Namespace) -> tuple[Config, Sequence[str] | None]:
     """The cfg for the input size, and the names of the classes where the weights bring them."""
-    if args.weights is None:
-        raise UsageError("detect.py needs --weights: a Darknet .weights file (with its --cfg), or a .pt of train.py")
     config, names = describe_network(args.cfg, args.weights)
     return config if args.size is None else with_size(config, args.size), names
 

@@ -8,6 +8,12 @@ python eval.py --data coco/annotations/instances_val2017.json --results detectio
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what cannot be measured is refused before the imports below: torch takes seconds
+    from models.preview import preview_evaluation
+    from utils import cli
+
+    cli.attempt(preview_evaluation)
+
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

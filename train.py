@@ -8,6 +8,12 @@ torchrun --nproc-per-node 8 train.py --cfg yolov4-mish.cfg ... on eight GPUs
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # what cannot be trained is refused before the imports below: torch takes seconds
+    from models.preview import preview_training
+    from utils import cli
+
+    cli.attempt(preview_training)
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -85,8 +91,6 @@ def train(args: argparse.Namespace, world: World) -> int:
     dtype = resolve_precision(args.precision, device, training=True)
     make_repeatable(args.seed, device)
     saved = load_checkpoint(args.resume / "last.pt") if args.resume else None
-    if args.weights:
-        Path(args.weights).stat()  # a missing file is better known before all images are looked at
     config = parse_cfg(saved["cfg"], source=f"{args.resume}/last.pt") if saved else read_cfg(args)
     if is_classifier(config):
         import classify  # late: its loop is made of the parts of this script

@@ -13,7 +13,7 @@ from models.backbone import backbone_size
 from models.darknet import Darknet
 from models.graph import Graph, plan
 from models.transfer import load_pretrained
-from models.weights import num_floats
+from models.weights_file import num_floats
 from utils.cfg import CFG_FOLDER, Config, load_cfg
 from utils.errors import InputError
 from utils.findings import Finding

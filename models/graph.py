@@ -131,7 +131,7 @@ def _node(index: int, section: Section, inputs: Shape, nodes: list[Node]) -> Nod
     if isinstance(section, Contrastive) and section.yolo_layer is not None:
         _check_embeddings(section, node, nodes[absolute(index, section.yolo_layer)])
     found = measure(section, node)
-    return replace(node, outputs=found.outputs, parameters=found.parameters, operations=found.operations)
+    return replace(node, outputs=found.outputs, arrays=found.arrays, operations=found.operations)
 
 
 def _references(section: Section) -> tuple[int, ...]:

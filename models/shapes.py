@@ -29,6 +29,7 @@ from utils.cfg_layers import (
 from utils.structures import Size
 
 Shape = tuple[int, int, int]  # channels, height, width
+Arrays = tuple[tuple[str, int], ...]  # name and length of what a .weights file holds, in its order
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Node:
         sources: indices of the earlier layers the section names; a route reads these only.
         source_shapes: their shapes.
         outputs: shape of this layer's output.
-        parameters: float32 values the .weights file holds for it.
+        arrays: what the .weights file holds for it, float32 values.
         operations: multiplications and additions for one image.
     """
 
@@ -52,8 +53,13 @@ class Node:
     sources: tuple[int, ...]
     source_shapes: tuple[Shape, ...]
     outputs: Shape = (0, 0, 0)
-    parameters: int = 0
+    arrays: Arrays = ()
     operations: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Values the .weights file holds for it."""
+        return sum(length for _, length in self.arrays)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Measure:
     """What a rule below finds out about a layer."""
 
     outputs: Shape
-    parameters: int = 0
+    arrays: Arrays = ()
     operations: int = 0
 
 
@@ -106,9 +112,14 @@ def _convolutional(section: Convolutional, node: Node) -> Measure:
     operations = 2 * weights * height * width
     if section.antialiasing:
         height, width = _blurred(height, width, section)
-    each = 4 if section.batch_normalize else 1  # bias alone, or with scale, mean and variance
-    parameters = 0 if section.share_index is not None else weights + each * section.filters
-    return Measure((section.filters, height, width), parameters, operations)
+    statistics = _statistics(section.filters) if section.batch_normalize else ()
+    arrays = () if section.share_index is not None else (("bias", section.filters), *statistics, ("weights", weights))
+    return Measure((section.filters, height, width), arrays, operations)
+
+
+def _statistics(channels: int) -> Arrays:
+    """What a file holds of a batch norm besides its bias."""
+    return tuple((f"bn {name}", channels) for name in ("scale", "mean", "variance"))
 
 
 def _windows(extent: int, size: int, stride: int, padding: int) -> int:
@@ -185,8 +196,9 @@ def _shortcut(section: Shortcut, node: Node) -> Measure:
                 f"from={_list(section.from_)}: layer {index} is {shape[1]}x{shape[2]}, the previous layer "
                 f"{height}x{width} (wanted the same height and width, or a multiple)"
             )
-    each = {"none": 0, "per_channel": node.inputs[0]}.get(section.weights_type, 1)
-    return Measure(node.inputs, each * (1 + len(node.sources)), math.prod(node.inputs) * len(node.sources))
+    each = node.inputs[0] if section.weights_type == "per_channel" else 1
+    arrays = () if section.weights_type == "none" else (("weights", each * (1 + len(node.sources))),)
+    return Measure(node.inputs, arrays, math.prod(node.inputs) * len(node.sources))
 
 
 @measure.register
@@ -230,13 +242,14 @@ def _reorg(section: Reorg | Reorg3d, node: Node) -> Measure:
 @measure.register
 def _connected(section: Connected, node: Node) -> Measure:
     weights = section.output * math.prod(node.inputs)
-    each = 4 if section.batch_normalize else 1
-    return Measure((section.output, 1, 1), weights + each * section.output, 2 * weights)
+    statistics = _statistics(section.output) if section.batch_normalize else ()
+    arrays = (("bias", section.output), ("weights", weights), *statistics)  # another order than the convolution's
+    return Measure((section.output, 1, 1), arrays, 2 * weights)
 
 
 @measure.register
 def _batchnorm(section: Batchnorm, node: Node) -> Measure:
-    return Measure(node.inputs, 4 * node.inputs[0])
+    return Measure(node.inputs, (("bias", node.inputs[0]), *_statistics(node.inputs[0])))
 
 
 @measure.register
@@ -249,7 +262,7 @@ def _crop(section: Crop, node: Node) -> Measure:
 
 @measure.register
 def _implicit(section: Implicit, node: Node) -> Measure:
-    return Measure((section.filters, section.atoms, 1), section.filters * section.atoms)
+    return Measure((section.filters, section.atoms, 1), (("weights", section.filters * section.atoms),))
 
 
 @measure.register

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models.graph import plan
-from models.transfer import is_trained_detector
 from utils.anchors import ImageRecord, class_counts
 from utils.cfg import Config, load_cfg, with_activation, with_classes, with_counters, with_net, with_size, with_yolo
 from utils.cfg_effect import keys_without_effect
@@ -23,10 +22,17 @@ BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch n
 
 
 def read_cfg(args: argparse.Namespace) -> Config:
-    """The cfg ``--cfg`` names, with the other flags of train.py applied."""
-    config = load_cfg(args.cfg)
+    """As `cfg_of_flags`; what a run will pass over is printed."""
+    config = cfg_of_flags(args)
     for warning in config.warnings:
         print(f"warning: {warning}")
+    warn_of_keys(config, args.ema)
+    return config
+
+
+def cfg_of_flags(args: argparse.Namespace) -> Config:
+    """The cfg ``--cfg`` names, with the other flags of train.py applied."""
+    config = load_cfg(args.cfg)
     given = {key: value for key in ("batch", "subdivisions") if (value := getattr(args, key)) is not None}
     if args.batch and not args.subdivisions:
         given["subdivisions"] = math.gcd(args.batch, config.net.subdivisions)
@@ -39,10 +45,7 @@ def read_cfg(args: argparse.Namespace) -> Config:
         config = with_size(config, args.size)
     if args.activation:
         config = with_activation(config, args.activation)
-    if args.cbn:
-        config = with_cross_batch_norm(config)
-    warn_of_keys(config, args.ema)
-    return config
+    return with_cross_batch_norm(config) if args.cbn else config
 
 
 def with_keys(config: Config, values: Mapping[str, str]) -> Config:
@@ -95,6 +98,8 @@ def is_fine_tuning(args: argparse.Namespace, config: Config) -> bool:
     recipe = RECIPES[args.recipe].keys.get("learning_rate")
     if not args.weights or args.set.get("learning_rate", recipe) != recipe:
         return False
+    from models.transfer import is_trained_detector  # late: it brings torch, which reading a cfg does not wait for
+
     return is_trained_detector(Path(args.weights), config, load_cfg(args.cfg))
 
 

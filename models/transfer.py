@@ -11,7 +11,8 @@ from models.backbone import BACKBONE, backbone_size
 from models.darknet import Darknet
 from models.graph import plan
 from models.region_head import RegionHead
-from models.weights import backbone_layers, load_darknet_weights, num_floats
+from models.weights import load_darknet_weights
+from models.weights_file import backbone_layers, num_floats
 from utils.cfg import Config, parse_cfg
 from utils.checkpoint import load_checkpoint
 from utils.errors import CfgError, UsageError, WeightsError
@@ -31,7 +32,7 @@ def load_pretrained(network: Darknet, path: Path, original: Config) -> str:
     if path.suffix == ".pt":
         state = load_checkpoint(path)
         return _copy_matching(network, state.get("ema") or state["model"], path)
-    layers = backbone_layers(network, path)
+    layers = backbone_layers(network.graph, path)
     if layers is None:
         donor = Darknet(original)
         load_darknet_weights(donor, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,26 +12,12 @@ from torch import Tensor
 
 from models.darknet import Darknet
 from models.layers import ConnectedLayer
+from models.weights_file import VERSION, check_length, loaded_arrays, read_header
 from utils.atomic import atomic_write
 from utils.errors import WeightsError
 
-VERSION = (0, 2, 5)  # what Darknet writes; from 0.2 on ``seen`` has 64 bits
-_VERSION = struct.Struct("<3i")
+_VERSION = (0, 2, 5)  # what Darknet writes
 _BLOCK = 2**20  # values mapped at a time; loading takes these 4 MiB beside the network, whatever the size of the file
-
-
-class Header(NamedTuple):
-    """What stands before the values.
-
-    Attributes:
-        seen: images the network was trained on.
-        transposed: connected layers are stored (inputs, outputs).
-        bytes: length of the header.
-    """
-
-    seen: int
-    transposed: bool
-    bytes: int
 
 
 class Slot(NamedTuple):
@@ -54,16 +39,18 @@ def load_darknet_weights(network: Darknet, path: str | Path, *, stop_before: int
     Raises:
         WeightsError: the file is missing, has another length than the cfg needs, or holds NaN or infinity; the network
             is as it was, except after NaN.
+        ValueError: the network is fused; its batch norms are gone.
     """
     path = Path(path)
-    header, count = _open(path)
-    slots = [slot for slot in _slots(network, loading=True) if stop_before is None or slot.layer < stop_before]
-    _check_length(network, path, count, slots, stop_before)
+    header = read_header(path)
+    check_length(network.graph, network.config.source, path, stop_before=stop_before)
+    slots = _slots(network, path, loading=True, stop_before=stop_before)
     position = header.bytes
     with path.open("rb") as file:
         for slot in slots:
             if not _read(file, position, slot, transposed=header.transposed and slot.transposable):
-                raise WeightsError(f"{path}: NaN or infinity in {_where(network, slot)}; take an older file")
+                place = f"layer {slot.layer} {network.config.layers[slot.layer].kind} {slot.name}"
+                raise WeightsError(f"{path}: NaN or infinity in {place}; take an older file")
             position += 4 * slot.tensor.numel()
     network.seen = header.seen
     return header.seen
@@ -82,97 +69,25 @@ def save_darknet_weights(
         ValueError: the network is fused; its batch norms are gone.
         EnvironmentFault: the disk refuses.
     """
-    slots = [slot for slot in _slots(network, loading=False) if stop_before is None or slot.layer < stop_before]
-    wanted = sum(node.parameters for node in network.graph.nodes[:stop_before])
-    if sum(slot.tensor.numel() for slot in slots) != wanted:
-        raise ValueError(f"{path}: a fused network has no batch norms to save; save before fuse()")
+    slots = _slots(network, path, loading=False, stop_before=stop_before)
     with atomic_write(Path(path)) as file:
-        file.write(_VERSION.pack(*VERSION) + struct.pack("<Q", network.seen if seen is None else seen))
+        file.write(VERSION.pack(*_VERSION) + struct.pack("<Q", network.seen if seen is None else seen))
         for slot in slots:
             _write(slot.tensor, file)
 
 
-def num_floats(path: str | Path) -> int:
-    """How many values a .weights file holds."""
-    return _open(Path(path))[1]
-
-
-def backbone_layers(network: Darknet, path: str | Path) -> int | None:
-    """How many layers of ``network`` a file covers: all, the first N of a backbone file, or None if it ends inside one.
-
-    Layers without parameters take no space; N counts those that follow the last one with parameters too, so that
-    layer N is the first that keeps its initial values.
-    """
-    found, total = num_floats(path), 0
-    sizes = [0] * len(network.layers)
-    for slot in _slots(network, loading=True):
-        sizes[slot.layer] += slot.tensor.numel()
-    for index, size in enumerate(sizes):
-        if size and total == found:
-            return index or None
-        total += size
-    return len(sizes) if total == found else None
-
-
-def _slots(network: Darknet, *, loading: bool) -> Iterator[Slot]:
+def _slots(network: Darknet, path: str | Path, *, loading: bool, stop_before: int | None) -> list[Slot]:
     """The arrays of the file in order; ``dontload`` and ``dontloadscales`` hold for loading only."""
-    for index, layer in enumerate(network.layers):
-        section = network.config.layers[index]
-        if not hasattr(layer, "darknet_parameters") or (loading and section.dontload):
-            continue
-        for name, tensor in layer.darknet_parameters():
-            if not (loading and section.dontloadscales and name.startswith("bn ")):
-                yield Slot(index, name, tensor, isinstance(layer, ConnectedLayer) and name == "weights")
-
-
-def _open(path: Path) -> tuple[Header, int]:
-    """The header, and how many float32 values follow it."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(_VERSION.size + 8)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error} (wanted a .weights file)") from None
-    header = _header(path, start)
-    if (size - header.bytes) % 4:
-        raise WeightsError(f"{path}: {size:,} bytes are no whole number of float32 values; the file is cut or damaged")
-    return header, (size - header.bytes) // 4
-
-
-def _header(path: Path, start: bytes) -> Header:
-    if len(start) < _VERSION.size:
-        raise WeightsError(f"{path}: {len(start)} bytes are no header (wanted a Darknet .weights file)")
-    major, minor, _ = _VERSION.unpack_from(start)
-    if not (0 <= major % 1000 < 1000 and 0 <= minor % 1000 < 1000) or min(major, minor) < 0 or max(major, minor) > 2000:
-        raise WeightsError(f"{path}: header says version {major}.{minor} (wanted a Darknet .weights file, such as 0.2)")
-    seen = struct.Struct("<Q" if major * 10 + minor >= 2 else "<I")
-    if len(start) < _VERSION.size + seen.size:
-        raise WeightsError(f"{path}: {len(start)} bytes are no header (wanted a Darknet .weights file)")
-    transposed = major > 1000 or minor > 1000
-    return Header(seen.unpack_from(start, _VERSION.size)[0], transposed, _VERSION.size + seen.size)
-
-
-def _check_length(network: Darknet, path: Path, found: int, slots: list[Slot], stop_before: int | None) -> None:
-    wanted = sum(slot.tensor.numel() for slot in slots)
-    if found == wanted:
-        return
-    part = network.config.source if stop_before is None else f"{network.config.source} before layer {stop_before}"
-    message = f"{path} holds {found:,} floats, {part} needs {wanted:,}"
-    if found < wanted:
-        message += f"; it ends in {_where(network, _slot_at(slots, found))}"
-    raise WeightsError(f"{message}; is this the right pair?")
-
-
-def _slot_at(slots: list[Slot], position: int) -> Slot:
-    for slot in slots:
-        position -= slot.tensor.numel()
-        if position < 0:
-            return slot
-    raise AssertionError("the file is longer than the network")
-
-
-def _where(network: Darknet, slot: Slot) -> str:
-    return f"layer {slot.layer} {network.config.layers[slot.layer].kind} {slot.name}"
+    slots = []
+    for node in network.graph.nodes[:stop_before]:
+        layer = network.layers[node.index]
+        tensors = dict(layer.darknet_parameters()) if node.arrays else {}
+        if [(name, tensor.numel()) for name, tensor in tensors.items()] != list(node.arrays):
+            raise ValueError(f"{path}: a fused network has no batch norms to save or load; do that before fuse()")
+        for name, _ in loaded_arrays(node) if loading else node.arrays:
+            transposable = isinstance(layer, ConnectedLayer) and name == "weights"
+            slots.append(Slot(node.index, name, tensors[name], transposable))
+    return slots
 
 
 @torch.no_grad()

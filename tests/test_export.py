@@ -14,7 +14,8 @@ import export
 from models import describe_network, load_network
 from models.darknet import Darknet
 from models.export import export_backbone, export_weights
-from models.weights import load_darknet_weights, num_floats, save_darknet_weights
+from models.weights import load_darknet_weights, save_darknet_weights
+from models.weights_file import num_floats
 from tests.painted import CFG, NAMES
 from utils import cli
 from utils.cfg import format_cfg, load_cfg, parse_cfg

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from models.darknet import Darknet
-from models.weights import backbone_layers, load_darknet_weights, save_darknet_weights
+from models.weights import load_darknet_weights, save_darknet_weights
+from models.weights_file import backbone_layers
 from utils.cfg import load_cfg, parse_cfg
 from utils.errors import WeightsError
 
@@ -75,7 +76,7 @@ def check_every_cut(network: Darknet, whole: Path, cut: Path) -> int:
         if layer >= 0:
             os.truncate(cut, border)
             first = next((node.index for node in network.graph.nodes if node.parameters), 0)
-            assert backbone_layers(network, cut) == (None if layer == first == 0 else layer)
+            assert backbone_layers(network.graph, cut) == (None if layer == first == 0 else layer)
     return refusals
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from models import weights
 from models.darknet import Darknet
-from models.weights import backbone_layers, load_darknet_weights, num_floats, save_darknet_weights
+from models.weights import load_darknet_weights, save_darknet_weights
+from models.weights_file import backbone_layers, num_floats
 from utils.cfg import load_cfg, parse_cfg
 from utils.errors import WeightsError
 
@@ -141,7 +142,7 @@ def test_backbone_files(tmp_path: Path) -> None:
     net = network()
     for layers, count in ((2, 62), (3, 68), (8, COUNT)):
         path = write(tmp_path / f"a.conv.{layers}", count)
-        assert backbone_layers(net, path) == (9 if layers == 8 else layers)
+        assert backbone_layers(net.graph, path) == (9 if layers == 8 else layers)
         before = {key: value.clone() for key, value in net.state_dict().items()}
         load_darknet_weights(net, path, stop_before=layers)
         changed = {
@@ -149,9 +150,9 @@ def test_backbone_files(tmp_path: Path) -> None:
         }
         assert changed
         assert max(changed) < layers
-    assert backbone_layers(net, write(tmp_path / "b", 61)) is None
-    assert backbone_layers(net, write(tmp_path / "b", COUNT + 1)) is None
-    assert backbone_layers(net, write(tmp_path / "b", 0)) is None
+    assert backbone_layers(net.graph, write(tmp_path / "b", 61)) is None
+    assert backbone_layers(net.graph, write(tmp_path / "b", COUNT + 1)) is None
+    assert backbone_layers(net.graph, write(tmp_path / "b", 0)) is None
     save_darknet_weights(net, tmp_path / "c", stop_before=3)
     assert num_floats(tmp_path / "c") == 68
 
@@ -280,6 +281,11 @@ def test_a_fused_network_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a fused network has no batch norms to save"):
         save_darknet_weights(network().fuse(), tmp_path / "a.weights")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fused_network_takes_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a fused network has no batch norms to save or load"):
+        load_darknet_weights(network().fuse(), write(tmp_path / "a.weights", COUNT))
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.atomic import atomic_write
+from utils.checkpoint_archive import check_archive
 from utils.errors import WeightsError
 
 SCHEMA = 1
@@ -50,9 +50,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         WeightsError: the file is missing, is no checkpoint, is damaged, or holds code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such checkpoint (wanted a .pt file written by train.py)")
-    _check_archive(path)
+    check_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling can fail in any way a hostile file likes
@@ -60,21 +58,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: refused, it holds more than tensors and text ({reason})") from None
     _check_schema(state, path)
     return state
-
-
-def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise WeightsError(f"{path}: entries larger than the file (a compressed or forged archive); refused")
-            if len({entry.filename for entry in entries}) != len(entries):
-                raise WeightsError(f"{path}: two entries of the same name; refused")
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not a checkpoint, or cut short ({error}); take an older one") from None
-    if broken:
-        raise WeightsError(f"{path}: CRC mismatch in {broken}, the file is damaged; take an older one")
 
 
 def _check_schema(state: object, path: Path) -> None:

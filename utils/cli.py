@@ -10,13 +10,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import torch
-
 from utils.errors import UsageError, UserError
 from utils.structures import Size
 
 EXIT_BUG, EXIT_INPUT, EXIT_ENVIRONMENT = 1, 3, 4
 _NO_MEMORY = "can't allocate memory"  # how torch's CPU allocator says it, in a plain RuntimeError
+_NO_GPU_MEMORY = "OutOfMemoryError"  # torch's; by name, as a refusal should not wait until torch is imported
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -37,9 +36,15 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     0 ok, 1 a bug of ours, 2 usage, 3 bad input file, 4 environment, 5 diverged, 130 SIGINT, 143 SIGTERM.
     A traceback is shown with ``--debug`` only, or where the fault is ours.
     """
+    attempt(main, argv)
+    sys.exit(0)
+
+
+def attempt(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """As `run`, but where ``main`` comes to its end the program goes on."""
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         main(arguments)
     except KeyboardInterrupt:
@@ -54,14 +59,14 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             traceback.print_exc()
         print(f"yolov4: error: {message}", file=sys.stderr)
         sys.exit(code)
-    sys.exit(0)
+    signal.signal(signal.SIGTERM, before)
 
 
 def describe(error: BaseException) -> tuple[str, int]:
     """One line for the user and the exit code."""
     if isinstance(error, UserError):
         return _one_line(error), error.exit_code
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY in str(error):
+    if isinstance(error, MemoryError) or type(error).__name__ == _NO_GPU_MEMORY or _NO_MEMORY in str(error):
         return f"out of memory ({_one_line(error) or 'no details'}); try a smaller --batch or --size", EXIT_ENVIRONMENT
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # flags and cfgs need ``Size`` from here, and must not wait for torch
+    import torch
+    from torch import Tensor
 
 Size = tuple[int, int]  # always (height, width)
 
@@ -91,12 +93,12 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 (B, 3, H, W) RGB; the training loop moves, casts and divides by 255.
-        targets: the truth in input pixels.
+        targets: the truth in input pixels; `TrackedTargets` where mini-batches hold several views of an image.
         names: the image files each row was made of, for messages.
     """
 
     images: Tensor
-    targets: Targets
+    targets: Targets | TrackedTargets
     names: tuple[str, ...]
 
 
