@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +27,14 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class Draws(NamedTuple):
+    """Where random numbers come from: what an image is made of, how that is moved, how it is coloured."""
+
+    choice: np.random.Generator
+    motion: np.random.Generator
+    colour: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -136,23 +144,28 @@ def mixing_mode(net: Net) -> int:
 
 
 def augmented_sample(
-    samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator
+    samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator | Draws
 ) -> tuple[Sample, tuple[int, ...]]:
     """Make the training image that starts from source ``index``.
+
+    Args:
+        rng: for everything, or one generator for each of the choices.
 
     Returns:
         The sample on a canvas of ``size`` (H, W), and the indices of all its sources.
     """
-    sample, used = _picture(samples, index, augmentation, size, rng)
-    if augmentation.copy_paste and rng.random() < augmentation.copy_paste:
-        donor, more = _picture(samples, _any(samples, rng), replace(augmentation, mosaic=0.0), size, rng)
-        sample, used = apply_pastes(sample, donor, sample_pastes(rng, donor, sample)), used + more
-    if rng.random() < augmentation.mixup:
-        other, more = _picture(samples, _any(samples, rng), augmentation, size, rng)
+    draws = rng if isinstance(rng, Draws) else Draws(rng, rng, rng)
+    sample, used = _picture(samples, index, augmentation, size, draws)
+    if augmentation.copy_paste and draws.choice.random() < augmentation.copy_paste:
+        donor, more = _picture(samples, _any(samples, draws.choice), replace(augmentation, mosaic=0.0), size, draws)
+        sample, used = apply_pastes(sample, donor, sample_pastes(draws.motion, donor, sample)), used + more
+    if draws.choice.random() < augmentation.mixup:
+        other, more = _picture(samples, _any(samples, draws.choice), augmentation, size, draws)
         sample, used = mixup(sample, other), used + more
     if augmentation.photometric is not None:
-        sample = replace(sample, image=augmentation.photometric.apply(sample.image, seed=int(rng.integers(2**31))))
-    return _at_most(sample, augmentation.max_boxes, rng), used
+        seed = int(draws.colour.integers(2**31))
+        sample = replace(sample, image=augmentation.photometric.apply(sample.image, seed=seed))
+    return _at_most(sample, augmentation.max_boxes, draws.choice), used
 
 
 def _any(samples: Samples, rng: np.random.Generator) -> int:
@@ -160,26 +173,26 @@ def _any(samples: Samples, rng: np.random.Generator) -> int:
 
 
 def _picture(
-    samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator
+    samples: Samples, index: int, augmentation: Augmentation, size: Size, draws: Draws
 ) -> tuple[Sample, tuple[int, ...]]:
     """One source, or with the probability of a mosaic four, placed, coloured and moved."""
     affine, canvas = augmentation.affine, size
-    if rng.random() < augmentation.mosaic:
-        others = rng.integers(len(samples), size=3)
-        indices = tuple(int(i) for i in rng.permutation([index, *others]))
+    if draws.choice.random() < augmentation.mosaic:
+        others = draws.choice.integers(len(samples), size=3)
+        indices = tuple(int(i) for i in draws.choice.permutation([index, *others]))
         sources = [samples[i] for i in indices]
         if affine:
             mosaic, bound = WideMosaic(size, augmentation.geometry), True
             canvas = mosaic.canvas
         else:
             mosaic, bound = Mosaic(size, augmentation.geometry), augmentation.mosaic_bound
-        tiles = mosaic.sample(rng, [source.image.shape[:2] for source in sources]).tiles
+        tiles = mosaic.sample(draws.motion, [source.image.shape[:2] for source in sources]).tiles
     else:
         indices, sources, bound = (index,), [samples[index]], True
-        tiles = (whole(augmentation.geometry.sample(rng, sources[0].image.shape[:2], size), size),)
-    tiles = [replace(tile, colour=augmentation.colours.sample(rng)) for tile in tiles]
+        tiles = (whole(augmentation.geometry.sample(draws.motion, sources[0].image.shape[:2], size), size),)
+    tiles = [replace(tile, colour=augmentation.colours.sample(draws.colour)) for tile in tiles]
     picture = compose(sources, tiles, canvas, bound=bound)
-    return warp(picture, affine.sample(rng, canvas, size), size) if affine else picture, indices
+    return warp(picture, affine.sample(draws.motion, canvas, size), size) if affine else picture, indices
 
 
 def _at_most(sample: Sample, limit: int, rng: np.random.Generator) -> Sample:

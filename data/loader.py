@@ -17,12 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from data.augment import Augmentation, augmented_sample
+from data.augment import Augmentation, Samples, augmented_sample
 from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks, slots_needed
 from data.batch_slots import BatchSlots
 from data.dataset import Dataset
 from data.multi_scale import FixedMinibatch
 from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
+from data.views import TrackedSamples, Views, tracked
 from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
 from utils.keyed_random import keyed_rng
@@ -47,6 +48,7 @@ def train_loader(
     positions: Callable[[int], range] | None = None,
     largest: Size | None = None,
     detail: Detail = ALL_DETAIL,
+    views: Views | None = None,
 ) -> DataLoader:
     """Load training mini-batches number ``start`` to ``stop - 1`` as :class:`Batch`.
 
@@ -60,6 +62,7 @@ def train_loader(
         largest: the largest (H, W) of a mini-batch of ``batch`` images. Known, it makes workers faster: images travel
             in memory that is used again, see ``data.batch_slots``.
         detail: how finely images are read; that of the cache too.
+        views: let neighbouring positions hold two views of an image, and the targets tell which boxes are the same.
 
     Raises:
         UsageError: no images, or a mini-batch of none.
@@ -70,8 +73,10 @@ def train_loader(
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     reading = reading_marks(workers)
     reader = SampleReader(dataset.records, cache, reading, detail)
+    samples = TrackedSamples(reader, dataset.records, len(dataset.names)) if views else reader
     slots = BatchSlots(slots_needed(workers), batch * 3 * math.prod(largest)) if workers and largest else None
-    batches = TrainBatches(dataset, augmentation, positions or FixedMinibatch(batch), size_at, seed, reader, slots)
+    order = positions or FixedMinibatch(batch)
+    batches = TrainBatches(dataset, augmentation, order, size_at, seed, samples, slots, views)
     return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context, slots)
 
 
@@ -117,8 +122,9 @@ class TrainBatches(TorchDataset):
     positions: Callable[[int], range]
     size_at: Callable[[int], Size]
     seed: int
-    reader: SampleReader
+    samples: Samples
     slots: BatchSlots | None = None
+    views: Views | None = None
 
     def __getitem__(self, minibatch: int) -> Batch | UserError:
         """Mini-batch number ``minibatch``; an error is returned, because raising would wrap it in a traceback."""
@@ -134,14 +140,22 @@ class TrainBatches(TorchDataset):
         images = self.slots.room(minibatch, shape) if self.slots else torch.empty(shape, dtype=torch.uint8)
         samples, names = [], []
         for row, position in enumerate(positions):
-            epoch, place = divmod(position, len(self.dataset))
-            index = int(permutation(self.seed, epoch, len(self.dataset))[place])
-            rng = keyed_rng(self.seed, AUGMENT, epoch, index)
-            sample, used = augmented_sample(self.reader, index, augmentation, size, rng)
+            sample, used = self._sample(position, augmentation, size)
             images[row] = torch.from_numpy(sample.image)
             samples.append(sample)
             names.append(" + ".join(printable(self.dataset.records[i].path) for i in used))
-        return Batch(images.permute(0, 3, 1, 2), _targets(samples), tuple(names))
+        targets = _targets(samples)
+        targets = tracked(targets, len(self.dataset.names)) if self.views else targets
+        return Batch(images.permute(0, 3, 1, 2), targets, tuple(names))
+
+    def _sample(self, position: int, augmentation: Augmentation, size: Size) -> tuple[Sample, tuple[int, ...]]:
+        """The image at a position of the stream, and the indices of its sources."""
+        source, view = self.views.source(position) if self.views else (position, 0)
+        epoch, place = divmod(source, len(self.dataset))
+        index = int(permutation(self.seed, epoch, len(self.dataset))[place])
+        key = (self.seed, AUGMENT, epoch, index)
+        draws = self.views.draws(key, view) if self.views else keyed_rng(*key)
+        return augmented_sample(self.samples, index, augmentation, size, draws)
 
 
 @dataclass(frozen=True)

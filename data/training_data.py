@@ -16,6 +16,7 @@ from data.reader import Detail
 from data.sample import ensure_sample
 from data.scan import scan
 from data.share import Share, check_divisible
+from data.views import Views
 from utils.cfg import Config
 from utils.cfg_heads import Region, Yolo
 from utils.memory import available_memory
@@ -107,7 +108,7 @@ def training_batches(
         pin_memory: put them where a GPU can fetch them while it computes.
 
     Raises:
-        UsageError: a batch that does not divide among ``ranks``.
+        UsageError: a batch that does not divide among ``ranks``, or mini-batches too small for ``contrastive``.
     """
     net = config.net
     check_divisible(net, ranks)
@@ -144,4 +145,5 @@ def training_batches(
         positions=Share(positions, rank, ranks),
         largest=sizes.largest,
         detail=detail,
+        views=Views.from_config(net, ranks),
     )

@@ -25,7 +25,6 @@ def lines(keys: str, text: str = DETECTOR) -> list[str]:
         ("sequential_subdivisions=2", "for recurrent networks"),
         ("seq_scales=1,2", "for recurrent networks"),
         ("loss_scale=128", "divides by it again"),
-        ("contrastive=1", r"no pairs of views are made here"),
         ("weights_reject_freq=1001", "not reset here"),
         ("optimized_memory=2", "not what it computes"),
         ("attention=1", "only shows something"),
@@ -63,4 +62,4 @@ def test_a_classifier_may_use_the_classifiers_keys() -> None:
 def test_a_classifier_is_told_of_the_detectors_keys() -> None:
     (line,) = lines("adversarial_lr=1", CLASSIFIER)
     assert line == "my.cfg:1: [net] adversarial_lr=1 has no effect: for detectors only"
-    assert lines("adversarial_lr=1\ndynamic_minibatch=1\ngaussian_noise=9\nmosaic_bound=1") == []
+    assert lines("adversarial_lr=1\ndynamic_minibatch=1\ngaussian_noise=9\nmosaic_bound=1\ncontrastive=1") == []

@@ -12,7 +12,6 @@ _DETECTORS = "for detectors only"
 _CLASSIFIERS = "for classifiers only, as in Darknet"
 _MEMORY = "chooses how Darknet uses a GPU, not what it computes"
 _DISPLAY = "only shows something in Darknet"
-_PAIRS = "no pairs of views are made here, so that [contrastive] learns nothing"
 _WITHOUT_EFFECT = {
     "time_steps": _RECURRENT,
     "track": _RECURRENT,
@@ -21,9 +20,6 @@ _WITHOUT_EFFECT = {
     "seq_scales": _RECURRENT,
     "loss_scale": "Darknet divides by it again; for fp16 the scale is found while training",
     "weights_reject_freq": "similar filters are not reset here",
-    "contrastive": _PAIRS,
-    "contrastive_jit_flip": _PAIRS,
-    "contrastive_color": _PAIRS,
     "optimized_memory": _MEMORY,
     "workspace_size_limit_MB": _MEMORY,
     "use_cuda_graph": _MEMORY,
@@ -43,6 +39,9 @@ _WITHOUT_EFFECT_ON_CLASSIFIERS = dict.fromkeys(
     (
         "adversarial_lr",
         "badlabels_rejection_percentage",
+        "contrastive",
+        "contrastive_color",
+        "contrastive_jit_flip",
         "dynamic_minibatch",
         "equidistant_point",
         "gaussian_noise",
