@@ -121,7 +121,13 @@ class Job:
         batch = 1 if live else self.detector.batch
         ahead = 1 if live else max(2, batch)  # a live source must not lag, large frames must not fill the memory
         results = background(self._detect(background(self._prepare(source), ahead), batch), ahead)
-        progress = {"desc": printable(source.name), "total": source.length, "unit": "frame", "dynamic_ncols": True}
+        progress = {
+            "desc": printable(source.name),
+            "total": source.length,
+            "unit": "frame",
+            "dynamic_ncols": True,
+            "disable": None,
+        }
         with closing(results), ExitStack() as stack:
             outputs = [*reports, *self._outputs(source, folder, stems, stack)]
             for frame, detections in tqdm(results, **progress):

@@ -240,7 +240,7 @@ def text_findings(path: Path, split: Split) -> Iterator[Finding]:
         mine = [line for line in lines if kind in line]
         lines = [line for line in lines if kind not in line]
         yield from _bad_lines(mine, split, fix)
-    strange = [line for line in lines if line.endswith(f": 0..{classes - 1}")]
+    strange = [line for line in lines if f": 0..{classes - 1} (the" in line]
     yield from _bad_lines([line for line in lines if line not in strange], split, "mend or remove these lines")
     if strange:
         yield Finding(

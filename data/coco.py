@@ -98,7 +98,7 @@ def _unique_ids(rows: list[dict[str, Any]], kind: str, where: str) -> list[int]:
     ids = [row.get("id") for row in rows]
     wrong = [(row, id_) for row, id_ in enumerate(ids) if type(id_) is not int]
     if wrong:
-        raise DatasetError(f"{where}: {kind}[{wrong[0][0]}].id={wrong[0][1]!r}: must be an integer")
+        raise DatasetError(f"{where}: {kind}[{wrong[0][0]}].id={wrong[0][1]!r}: must be an integer; number them anew")
     if len(set(ids)) < len(ids):
         counts: dict[int, int] = {}
         for id_ in ids:

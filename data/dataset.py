@@ -71,11 +71,12 @@ def load_dataset(
         return _load_coco(_find_json(path, split), path, split, names, allow_outside)
     if not path.is_file():
         raise DatasetError(f"{printable(path)}: no such file or folder (wanted a .data, .yaml, .json or COCO folder)")
-    if path.suffix == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         return _load_coco(path, path.parent, split, names, allow_outside)
-    if path.suffix in (".yaml", ".yml"):
+    if suffix in (".yaml", ".yml"):
         description = read_yaml(path, split)
-    elif path.suffix == ".data":
+    elif suffix == ".data":
         description = read_data_file(path, split)
     else:
         raise DatasetError(f"{printable(path)}: unknown kind {path.suffix!r} (wanted .data, .yaml, .json or a folder)")
@@ -99,9 +100,11 @@ def _find_json(root: Path, split: Split) -> Path:
         for candidate in found:
             if candidate.is_file():
                 return candidate
+    others = sorted(file for file in root.iterdir() if file.suffix.lower() in (".data", ".yaml", ".yml"))
+    hint = f"file: {', '.join(map(printable, others[:3]))}" if others else ".data or .yaml file"
     raise DatasetError(
         f"{printable(root)}: no instances_{split}.json in it, nor in annotations/ (wanted a COCO folder); "
-        "for another form give its .data or .yaml file"
+        f"for another form give its {hint}"
     )
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from utils.errors import DatasetError
 from utils.image import IMAGE_SUFFIXES, printable
-from utils.names import check_names, read_names
+from utils.names import read_names
 
 _LARGEST = 256 << 20  # bytes of a list file; ten million paths
 
@@ -42,8 +42,10 @@ def read_data_file(path: Path, split: str) -> Description:
         if not value:
             raise DatasetError(f"{where}: no {key!r} (wanted train, valid, names and classes)")
     classes = _whole(options["classes"], "classes", where) if "classes" in options else None
-    names_file = _find(options["names"], (path.parent,)) or options["names"]  # read_names knows those of cfg/
-    return Description(read_names(names_file, classes=classes), _images_of(listed, (path.parent,), where))
+    names = read_names(_find(options["names"], (path.parent,)) or options["names"])  # it knows those of cfg/
+    if classes is not None:
+        _check_count(names, "classes", classes, where)
+    return Description(names, _images_of(listed, (path.parent,), where))
 
 
 def read_labelled_list(path: Path, split: str) -> tuple[Description, tuple[str, ...]]:
@@ -182,11 +184,16 @@ def _yaml_names(options: dict[str, Any], where: str) -> tuple[str, ...]:
             raise DatasetError(f"{where}: names has the keys {list(names)[:5]}... (wanted 0 to {len(names) - 1})")
         names = [names[label] for label in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float) for name in names):
-        raise DatasetError(f"{where}: names={str(names)[:80]} (wanted a list of class names)")
+        raise DatasetError(f"{where}: names={str(names)[:80]} (wanted a list of class names, as names: [cat, dog])")
     names = [str(name) for name in names]
     if "nc" in options:
-        check_names(names, _whole(options["nc"], "nc", where), source=where)
+        _check_count(names, "nc", _whole(options["nc"], "nc", where), where)
     return tuple(names)
+
+
+def _check_count(names: Sequence[str], key: str, count: int, where: str) -> None:
+    if len(names) != count:
+        raise DatasetError(f"{where}: {key}={count} beside {len(names)} names (wanted as many); mend one of them")
 
 
 def _whole(value: Any, key: str, where: str) -> int:

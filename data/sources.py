@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
@@ -76,7 +77,7 @@ def _is_image(path: Path) -> bool:
 def _listed(path: Path) -> list[Path]:
     """The files a list names, one a line; names are bytes to the file system, hence no text encoding here."""
     files = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         name = os.fsdecode(line.strip())
         if not name or "\0" in name:
             continue

@@ -114,7 +114,8 @@ def _parse(tokens: list[str], classes: int) -> tuple[list[float], str]:
         if not math.isfinite(values[-1]):
             return [], f"{name}={token[:40]}: not finite"
     if not values[0].is_integer() or not 0 <= values[0] < classes:
-        return [], f"class={tokens[0][:40]}: 0..{classes - 1}"
+        plural = "" if classes == 1 else "es"
+        return [], f"class={tokens[0][:40]}: 0..{classes - 1} (the data set names {classes} class{plural})"
     for name, token, value in zip(_COLUMNS[1:], tokens[1:], values[1:], strict=True):
         if not -_TOLERANCE <= value <= 1 + _TOLERANCE:
             return [], f"{name}={token[:40]}: 0..1 (relative to the image; are these pixels?)"
@@ -135,7 +136,8 @@ def _on_missing(missing: list[Path], count: int, rule: str) -> tuple[str, ...]:
     if len(missing) == count:
         places = " and ".join(printable(path) for path in label_paths(missing[0]))
         raise DatasetError(f"{first}: none of the {count} images has a label file; looked for {places}")
-    line = f"{first}: no label file, nor have {len(missing) - 1} others of the {count} images"
+    one = len(missing) == 1
+    line = f"{first}: no label file ({len(missing):,} of {count:,} images {'has' if one else 'have'} none)"
     if rule == "error":
-        raise DatasetError(f"{line}; an image without objects has an empty one")
-    return (f"{line}; they count as images without objects",)
+        raise DatasetError(f"{line}; give each image one, empty where it shows no object")
+    return (f"{line}; taken as {'an image' if one else 'images'} without objects",)

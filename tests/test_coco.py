@@ -88,7 +88,7 @@ def test_real_data(shared_data: Path) -> None:
         ({**GOOD, "images": GOOD["images"] + GOOD["images"][:2]}, "images: id 7, 3 more than once"),
         ({**GOOD, "annotations": GOOD["annotations"] * 2}, "annotations: id 11, 12, 10 more than once"),
         ({**GOOD, "categories": GOOD["categories"] * 2}, "categories: id 90, 2, 5 more than once"),
-        (changed("images", 1, id="3"), r"images\[1\]\.id='3': must be an integer"),
+        (changed("images", 1, id="3"), r"images\[1\]\.id='3': must be an integer; number them anew"),
         (changed("annotations", 1, id=None), r"annotations\[1\]\.id=None: must be an integer"),
         (changed("annotations", 0, category_id=4), "annotation 11: category_id=4 is not among the category ids"),
         (changed("annotations", 0, image_id=1), "annotation 11: image_id=1 is not among the image ids"),

@@ -115,6 +115,17 @@ def test_missing_labels_are_noted_or_refused(tmp_path: Path) -> None:
         load_dataset(path, "train", missing_labels="error")
 
 
+def test_descriptions_in_a_folder_are_named(tmp_path: Path) -> None:
+    make(tmp_path, "yaml")
+    with pytest.raises(DatasetError, match=r"wanted a COCO folder\); for another form give its file: .*/x\.yaml$"):
+        load_dataset(tmp_path, "train")
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    path = make(tmp_path, "yaml")
+    assert len(load_dataset(path.rename(tmp_path / "X.YAML"), "train")) == 2
+
+
 def test_newest_annotations_are_taken(tmp_path: Path) -> None:
     root = make(tmp_path, "coco 2017")
     (root / "annotations" / "instances_train2014.json").write_text("{}")

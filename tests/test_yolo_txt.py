@@ -48,7 +48,7 @@ def test_forms_of_a_line(tmp_path: Path, text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("91 .5 .5 .1 .1", r"class=91: 0\.\.79"),
+        ("91 .5 .5 .1 .1", r"class=91: 0\.\.79 \(the data set names 80 classes\)"),
         ("-1 .5 .5 .1 .1", r"class=-1: 0\.\.79"),
         ("1.5 .5 .5 .1 .1", r"class=1\.5: 0\.\.79"),
         ("cat .5 .5 .1 .1", "class=cat: not a number"),
@@ -70,7 +70,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, fault: str) -> None:
 
 def test_all_bad_lines_are_counted(tmp_path: Path) -> None:
     paths = [labelled(tmp_path, "7 .5 .5 .1 .1\n0 .5 .5 .1 .1\nx\n", name) for name in "ab"]
-    with pytest.raises(DatasetError, match=r"a\.txt:1: class=7: 0\.\.0; 3 more bad lines"):
+    with pytest.raises(
+        DatasetError, match=r"a\.txt:1: class=7: 0\.\.0 \(the data set names 1 class\); 3 more bad lines"
+    ):
         read_yolo_txt(paths, 1)
 
 
@@ -113,8 +115,10 @@ def test_empty_label_is_background_and_missing_is_noted(tmp_path: Path) -> None:
     paths = [labelled(tmp_path, "", "empty"), image(tmp_path / "m1.png"), image(tmp_path / "m2.png")]
     records, notes = read_yolo_txt(paths, 1)
     assert [len(record.boxes) for record in records] == [0, 0, 0]
-    assert len(notes) == 1 and "m1.png: no label file, nor have 1 others of the 3 images" in notes[0]
-    with pytest.raises(DatasetError, match=r"m1\.png: no label file.*without objects has an empty one"):
+    assert len(notes) == 1
+    assert "m1.png: no label file (2 of 3 images have none); taken as images without objects" in notes[0]
+    assert "m1.png: no label file (1 of 2 images has none); taken as an" in read_yolo_txt(paths[:2], 1)[1][0]
+    with pytest.raises(DatasetError, match=r"m1\.png: no label file .*; give each image one, empty where"):
         read_yolo_txt(paths, 1, missing_labels="error")
     with pytest.raises(DatasetError, match=r"m1\.png: none of the 2 images has a label file; looked for .*m1\.txt"):
         read_yolo_txt(paths[1:], 1)
