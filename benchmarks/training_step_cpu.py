@@ -69,16 +69,16 @@ def kept(size: Size) -> str:
     rows = []
     for cfg in ("yolov4.cfg", "yolov4-mish.cfg"):
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            native, fused = (kept_bytes(with_size(load_cfg(cfg), size), mode, dtype) for mode in ("native", "fused"))
+            native, fused = (kept_bytes(mode, with_size(load_cfg(cfg), size), dtype) for mode in ("native", "fused"))
             rows.append((cfg, name, native / 2**20, fused / 2**20, f"{fused / native:.2f}"))
     header = ("cfg", "precision", "PyTorch's operators, MiB", "fused, MiB", "fused : PyTorch's")
     return f"## Kept for backward, one image of {size[1]} x {size[0]}\n\n" + table(header, rows)
 
 
-def kept_bytes(config: Config, mode: str, dtype: torch.dtype) -> int:
+def kept_bytes(mode: str, config: Config, dtype: torch.dtype, device: str = "cpu") -> int:
     """Bytes of the storages that autograd keeps after a forward pass, parameters aside."""
     set_ops(mode)
-    network = Darknet(config).to(memory_format=torch.channels_last).train()
+    network = Darknet(config).to(device, memory_format=torch.channels_last).train()
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address comes twice
 
@@ -86,7 +86,8 @@ def kept_bytes(config: Config, mode: str, dtype: torch.dtype) -> int:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    images = torch.rand(1, config.net.channels, *network.size).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(1, config.net.channels, *network.size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(images.device, dtype):
         network(images)
     return sum(storage.nbytes() for address, storage in storages.items() if address not in parameters)

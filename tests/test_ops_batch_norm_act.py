@@ -115,6 +115,28 @@ def test_statistics_survive_a_mean_far_from_zero():
             assert invstd[3] == torch.inf
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_a_value_that_is_no_number_spoils_its_channel_alone(cpu_kernels, poison, memory_format):
+    x, grad, norm = torch.randn(2, 21, 5, 7), torch.randn(2, 21, 5, 7), norm_of(21)
+    x[1, 17, 2, 3] = poison
+    x = x.contiguous(memory_format=memory_format)
+    ours, theirs = (run(x, norm, "mish", grad, mode) for mode in ("fused", "native"))
+    for name, value in theirs.items():
+        finite = value.isfinite()
+        assert torch.equal(ours[name].isfinite(), finite), name
+        torch.testing.assert_close(ours[name][finite], value[finite], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_huge_and_tiny_values(cpu_kernels, scale, memory_format):
+    x = (torch.randn(2, 21, 5, 7) * scale).contiguous(memory_format=memory_format)
+    grad, norm = torch.randn(2, 21, 5, 7), norm_of(21, eps=1e-30)
+    found, truth = run(x, norm, "mish", grad), exact(x, norm, "mish", grad)
+    assert all(error < 1e-5 for error in errors(found, truth).values())
+
+
 def test_results_do_not_depend_on_the_number_of_threads():
     x, grad, norm = torch.randn(6, 40, 30, 30), torch.randn(6, 40, 30, 30), norm_of(40)
     threads = torch.get_num_threads()
@@ -249,13 +271,14 @@ def test_an_empty_batch_is_the_modules_affair():
     assert batch_norm_act(torch.randn(0, 3, 4, 4), norm, "mish").shape == (0, 3, 4, 4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_opcheck(memory_format):
-    x = torch.randn(2, 4, 3, 3).contiguous(memory_format=memory_format)
+def test_opcheck(memory_format, dtype):
+    x = torch.randn(2, 5, 3, 7).to(dtype).contiguous(memory_format=memory_format)
     mean, invstd = ops.bn_stats(x, None, None, 0.1, 1e-5)
-    weight, bias = torch.rand(4, requires_grad=True), torch.rand(4, requires_grad=True)
-    leaf, grad = x.clone().requires_grad_(), torch.randn(2, 4, 3, 3, requires_grad=True)
-    torch.library.opcheck(ops.bn_stats.default, (x, torch.zeros(4), torch.ones(4), 0.1, 1e-5))
+    weight, bias = (torch.rand_like(mean).requires_grad_() for _ in range(2))
+    leaf, grad = x.clone().requires_grad_(), torch.randn_like(x).requires_grad_()
+    torch.library.opcheck(ops.bn_stats.default, (x, torch.zeros_like(mean), torch.ones_like(mean), 0.1, 1e-5))
     torch.library.opcheck(ops.bn_act.default, (leaf, mean, invstd, weight, bias, 0, True))
     torch.library.opcheck(ops.bn_act_backward.default, (grad, leaf, mean, invstd, weight, bias, 0, True))
     torch.library.opcheck(ops.bias_act_.default, (x, bias.detach(), 0))

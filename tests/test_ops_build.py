@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,10 +51,30 @@ def test_one_of_many_builds_and_the_others_wait(cache):
     assert sorted(p.suffix for p in paths[0].parent.iterdir()) == [".lock", ".so"]  # nothing left lying about
 
 
-def test_a_library_in_the_cache_is_used_until_forced(cache):
+@pytest.mark.slow
+def test_one_of_many_processes_builds_even_where_another_was_killed(cache):
+    command = [sys.executable, "-c", "from models.ops import build; print(build.build('cpu'))"]
+    quick = (cache / "compiler").read_text()
+    (cache / "compiler").write_text(quick.replace("sleep 0.1", "exec sleep 60"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as doomed:
+        assert "building the fused operators" in doomed.stderr.readline()
+        doomed.kill()  # with the lock in its hand, and half a build in the cache
+    (cache / "compiler").write_text(quick)
+    (cache / "calls.txt").unlink(missing_ok=True)
+    many = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [process.communicate() for process in many]
+    assert {out for out, _ in answers} == {f"{build.library_path('cpu')}\n"}
+    assert sum("building" in err for _, err in answers) == 1
+    assert calls(cache) == len(build._plan("cpu")[0]) + 1
+
+
+def test_a_library_in_the_cache_is_used_until_forced(cache, monkeypatch):
     build.build("cpu")
     before = calls(cache)
-    build.build("cpu")
+    with monkeypatch.context() as only_read:  # a cache that others filled and that cannot be written
+        only_read.setattr(build, "_locked", None)
+        only_read.setattr(build, "_compile_to", None)
+        build.build("cpu")
     assert calls(cache) == before
     build.build("cpu", force=True)
     assert calls(cache) == 2 * before
@@ -85,6 +107,45 @@ def test_what_the_compiler_says_is_the_reason(cache):
     (cache / "compiler").write_text("#!/bin/sh\necho 'note: x' >&2\necho 'a.h:1: fatal error: no a.h' >&2\nexit 1\n")
     with pytest.raises(build.BuildError, match=r"^compiler: a.h:1: fatal error: no a.h$"):
         build.build("cpu")
+
+
+def test_a_compiler_that_speaks_another_encoding_or_hangs(cache, monkeypatch):
+    (cache / "compiler").write_text("#!/bin/sh\nprintf 'erreur fatale: caf\\351\\n' >&2\nexit 1\n")
+    with pytest.raises(build.BuildError, match=r"^compiler: erreur fatale: caf"):
+        build.build("cpu")
+    (cache / "compiler").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(build, "SLOWEST_BUILD", 0.1)
+    with pytest.raises(build.BuildError, match=r"^compiler did not end within 0.1 seconds$"):
+        build.build("cpu")
+
+
+def test_a_system_without_file_locks(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(build.BuildError, match="this system has no file locks"):
+        build.build("cpu")
+
+
+def test_a_broken_nvcc_leaves_the_cpu_side_alone(cache, sides, monkeypatch, capsys):
+    nvcc = cache / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'nvcc fatal   : Cannot find compiler' >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(cache), prepend=":")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert extension.side("cuda").reason == "nvcc: nvcc fatal   : Cannot find compiler"
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "yolov4: native operators for cuda: nvcc: nvcc fatal   : Cannot find compiler"
+    ]
+    assert build.build("cpu").exists()
+
+
+def test_every_kind_of_gpu_at_hand_is_compiled_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: ((9, 0), (8, 6), (9, 0))[i])
+    assert build._architectures() == [
+        "-gencode=arch=compute_86,code=sm_86",
+        "-gencode=arch=compute_90,code=sm_90",
+    ]
 
 
 def test_no_compiler(cache, monkeypatch):
@@ -122,6 +183,12 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(build.BuildError, match=f"belongs to someone else; set {build.CACHE_VARIABLE}"):
+        build.cache_folder()
+    folder.rename(tmp_path / f"yolov4-mish-ops-{build.os.getuid() + 1}")  # prepared for, and by, another user
+    (tmp_path / f"yolov4-mish-ops-{build.os.getuid() + 1}").chmod(0o700)
+    other = build.os.getuid() + 1
+    monkeypatch.setattr(build.os, "getuid", lambda: other)
+    with pytest.raises(build.BuildError, match="belongs to someone else"):
         build.cache_folder()
 
 
@@ -181,6 +248,17 @@ def test_report(capsys):
     text = capsys.readouterr().out
     assert f"mode      {mode}" in text and re.search(r"cpu +(fused: (plain|avx2|avx512) kernels|native: )", text)
     assert extension.get_ops() == mode
+
+
+def test_report_without_a_cache(tmp_path, monkeypatch, sides, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv(build.CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    assert main(["--seconds", "0.01"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"cache +none: .*Not a directory", out) and re.search("cpu +native: the cache cannot be used", out)
+    assert err.count("\n") == 1
 
 
 def test_building_ahead(cache, monkeypatch, capsys):

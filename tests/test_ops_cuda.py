@@ -1,8 +1,14 @@
-"""The CUDA side: compiles wherever nvcc is, and on a GPU gives the CPU side's and PyTorch's numbers."""
+"""The CUDA side: compiles wherever nvcc is, and gives float64's and PyTorch's numbers.
+
+On a GPU with ``-m cuda``; elsewhere test_ops_cuda_emulated.py runs the same tests on the kernels compiled for the CPU.
+"""
 
 from __future__ import annotations
 
 import copy
+import ctypes
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,19 +16,31 @@ import torch.nn.functional as F
 from ops_cases import AWKWARD, DTYPES, awkward, exact_mish, exact_slope, last_place, needs_fused
 from torch import Tensor, nn
 
-from models.ops import batch_norm_act, bias_act, build, mish, native, set_ops
+from models.ops import batch_norm_act, bias_act, build, extension, mish, native, set_ops
 from models.ops.registration import ops
 
+EMULATED = os.environ.get("YOLOV4_EMULATED_CUDA")
+"""The library of tests/emulated_cuda.py, which then takes the place of the CPU's kernels."""
+DEVICE = "cpu" if EMULATED else "cuda"
+if EMULATED:
+    ctypes.CDLL(EMULATED)
+    extension._sides["cpu"] = extension.Side("cpu", Path(EMULATED))
+
 FORMATS = (torch.contiguous_format, torch.channels_last)
-SHAPES = ((2, 3, 5, 4), (4, 64, 19, 19), (4, 256, 52, 52), (3, 70, 1, 1), (16, 32, 64, 64), (1, 1, 5, 1))
+SHAPES = ((2, 3, 5, 4), (4, 64, 19, 19), (2, 3, 131, 129), (3, 70, 1, 1), (8, 8, 64, 64), (1, 1, 5, 1))
+SHAPES += () if EMULATED else ((4, 256, 52, 52), (16, 32, 64, 64))
+COUNT = 200_003 if EMULATED else 2_000_003
 on_gpu = [pytest.mark.cuda, pytest.mark.usefixtures("gpu")]
 
 
 @pytest.fixture
 def gpu() -> None:
-    if not torch.cuda.is_available():
+    if not EMULATED and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    needs_fused("cuda")
+    needs_fused(DEVICE)
+
+
+real_gpu = pytest.mark.skipif(EMULATED is not None, reason="needs a GPU itself")
 
 
 @pytest.mark.slow
@@ -39,7 +57,7 @@ def test_kernels_compile_for_ampere_and_hopper(tmp_path, monkeypatch):
 
 
 def randn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, **options) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, device="cuda").to(dtype).contiguous(**options)
+    return torch.randn(shape, dtype=torch.float64, device=DEVICE).to(dtype).contiguous(**options)
 
 
 class TestMish:
@@ -47,13 +65,13 @@ class TestMish:
 
     @pytest.mark.parametrize("low, high, most", [(-86, -20, 4), (-20, -5, 6), (-5, 0, 6), (0, 1, 5), (1, 9, 3)])
     def test_forward_is_within_a_few_units_of_the_last_place(self, low, high, most):
-        x = torch.linspace(low, high, 2_000_003, device="cuda")
+        x = torch.linspace(low, high, COUNT, device=DEVICE)
         exact = exact_mish(x)
         assert ((mish(x).double() - exact).abs() / last_place(exact, torch.float32)).max() <= most
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_every_half_value_is_rounded_correctly(self, dtype):
-        x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).cuda()
+        x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).to(DEVICE)
         x = x[x.isfinite()]
         exact = exact_mish(x)
         inside = (exact.abs() <= torch.finfo(dtype).max) & (exact.abs() > 1e-35)
@@ -62,7 +80,7 @@ class TestMish:
         assert (slope.double() - exact_slope(x)).abs().max() <= torch.finfo(dtype).eps * 0.55
 
     def test_derivative_is_no_worse_than_pytorchs(self):
-        x = torch.linspace(-30, 30, 2_000_003, device="cuda")
+        x = torch.linspace(-30, 30, COUNT, device=DEVICE)
         error = (ops.mish_backward(torch.ones_like(x), x).double() - exact_slope(x)).abs().max()
         theirs = (torch.ops.aten.mish_backward(torch.ones_like(x), x).double() - exact_slope(x)).abs().max()
         assert error <= theirs and error <= 8 * 2**-24
@@ -70,7 +88,8 @@ class TestMish:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_special_values(self, dtype):
         big = torch.finfo(dtype).max
-        x = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0, big, -big, 30.0], device="cuda").to(dtype)
+        values = [torch.inf, -torch.inf, torch.nan, 0.0, -0.0, big, -big, 30.0]
+        x = torch.tensor(values, dtype=torch.float64, device=DEVICE).to(dtype)
         y, slope = mish(x).cpu(), ops.mish_backward(torch.ones_like(x), x).cpu()
         assert y[0] == torch.inf and y[1].isnan() and y[2].isnan() and y[5] == big and y[6] == 0 and y[7] == 30
         assert not y[3].signbit() and y[4].signbit() and (y[3:5] == 0).all()
@@ -79,31 +98,33 @@ class TestMish:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("kind", AWKWARD)
     def test_any_memory(self, kind, dtype):
-        x = awkward(kind, dtype, "cuda")
+        x = awkward(kind, dtype, DEVICE)
         tolerance = max(0.51 * torch.finfo(dtype).eps, 1e-6 if dtype == torch.float32 else 0, 1e-14)
         torch.testing.assert_close(mish(x).double(), exact_mish(x), rtol=tolerance, atol=1e-7)
-        grad = torch.randn(x.shape, device="cuda").to(dtype)
+        grad = torch.randn(x.shape, device=DEVICE).to(dtype)
         found = ops.mish_backward(grad, x)
         torch.testing.assert_close(found.double(), grad.double() * exact_slope(x), rtol=tolerance, atol=4e-6)
         assert found.stride() == torch.empty_like(x).stride()
 
     def test_derivatives(self):
-        x = torch.randn(3, 5, dtype=torch.float64, device="cuda", requires_grad=True)
+        x = torch.randn(3, 5, dtype=torch.float64, device=DEVICE, requires_grad=True)
         torch.autograd.gradcheck(mish, x)
         torch.autograd.gradgradcheck(mish, x)
         torch.library.opcheck(ops.mish.default, (x.detach().float().requires_grad_(),))
 
+    @real_gpu
     def test_more_elements_than_an_int_counts(self):
         count = 2**31 + 4097
         if torch.cuda.mem_get_info()[0] < 5 * count:
             pytest.skip("not enough memory")
-        x = torch.full((count,), 1.5, dtype=torch.bfloat16, device="cuda")
+        x = torch.full((count,), 1.5, dtype=torch.bfloat16, device=DEVICE)
         x[-1] = 2.5
         y = mish(x)
         assert y[-1] == mish(x[-1:])[0] and y[2**31] == y[0] and torch.equal(y[-4097:-1], y[:4096])
 
+    @real_gpu
     def test_stream_and_graph(self):
-        x = torch.randn(1 << 20, device="cuda")
+        x = torch.randn(1 << 20, device=DEVICE)
         wanted, stream = mish(x), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -138,8 +159,9 @@ class TestBatchNormAct:
                 assert error <= max(1.2 * other, floor), (name, dtype)
 
     def test_results_repeat_bit_for_bit(self):
+        size = (2, 64, 19, 20) if EMULATED else (8, 64, 76, 76)
         for memory_format in FORMATS:
-            x, grad = (randn((8, 64, 76, 76), torch.bfloat16, memory_format=memory_format) for _ in range(2))
+            x, grad = (randn(size, torch.bfloat16, memory_format=memory_format) for _ in range(2))
             norm = norm_of(64)
             first, second = (run(x, norm, "mish", grad) for _ in range(2))
             assert all(torch.equal(first[name], second[name]) for name in first)
@@ -164,9 +186,9 @@ class TestBatchNormAct:
         torch.testing.assert_close(run(x, norm, "mish", grad), run(x.clone(), norm, "mish", grad))
 
     def test_mixed_precision_and_evaluation(self):
-        conv, norm = nn.Conv2d(3, 8, 3).cuda(), norm_of(8)
+        conv, norm = nn.Conv2d(3, 8, 3).to(DEVICE), norm_of(8)
         x = randn((2, 3, 9, 9))
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             y = batch_norm_act(conv(x), norm, "mish")
         y.float().mean().backward()
         assert y.dtype == torch.bfloat16 and conv.weight.grad is not None
@@ -177,7 +199,7 @@ class TestBatchNormAct:
 
     @pytest.mark.parametrize("memory_format", FORMATS)
     def test_bias_act_in_place(self, memory_format):
-        x, bias = randn((3, 24, 6, 7), memory_format=memory_format), torch.randn(24, device="cuda")
+        x, bias = randn((3, 24, 6, 7), memory_format=memory_format), torch.randn(24, device=DEVICE)
         wanted = F.mish(x + bias.view(1, -1, 1, 1))
         found = bias_act(x, bias, "mish", inplace=True)
         assert found.data_ptr() == x.data_ptr()
@@ -185,7 +207,7 @@ class TestBatchNormAct:
 
 
 def norm_of(channels: int, dtype: torch.dtype = torch.float32) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels, momentum=0.3).cuda()
+    norm = nn.BatchNorm2d(channels, momentum=0.3).to(DEVICE)
     with torch.no_grad():
         norm.weight.uniform_(-1.5, 1.5)
         norm.bias.normal_()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from ops_cases import AWKWARD, DTYPES, awkward, cpu_kernels, exact_mish, exact_slope, last_place, needs_fused
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from models.ops import get_ops, mish, native, set_ops
 from models.ops.registration import ops
@@ -109,10 +112,12 @@ def test_gradient_of_another_memory_format_and_expanded():
     assert_close(x.grad, exact_slope(x.detach()), 4)
 
 
-@pytest.mark.parametrize("kind", ["contiguous", "channels_last", "strided", "scalar", "empty"])
+@pytest.mark.parametrize(
+    "kind", ["contiguous", "channels_last", "strided", "transposed", "offset", "flipped", "scalar", "single", "empty"]
+)
 def test_first_and_second_derivatives(kind):
     x = awkward(kind, torch.float64).detach()
-    x = (x[:2, :3, :2, :3] if x.dim() == 4 else x).requires_grad_()
+    x = (x[:2, :3, :2, :3] if x.dim() == 4 else x[:11] if x.dim() else x).requires_grad_()
     torch.autograd.gradcheck(mish, x, check_batched_grad=True)
     torch.autograd.gradgradcheck(mish, x, check_batched_grad=True)
 
@@ -125,10 +130,13 @@ def test_only_the_input_is_kept():
     assert [t.data_ptr() for t in kept] == [x.data_ptr()]
 
 
-@pytest.mark.parametrize("kind", ["contiguous", "channels_last", "strided", "empty"])
-def test_opcheck(kind):
-    x = awkward(kind, torch.float32)
-    grad, v = torch.randn(x.shape), torch.randn(x.shape)
+@pytest.mark.parametrize(
+    "kind, dtype",
+    [(kind, torch.float32) for kind in AWKWARD] + [(kind, d) for kind in ("offset", "channels_last") for d in DTYPES],
+)
+def test_opcheck(kind, dtype):
+    x = awkward(kind, dtype)
+    grad, v = torch.randn(x.shape).to(dtype), torch.randn(x.shape).to(dtype)
     torch.library.opcheck(ops.mish.default, (x.clone().requires_grad_(),))
     torch.library.opcheck(ops.mish_backward.default, (grad.requires_grad_(), x.clone().requires_grad_()))
     torch.library.opcheck(ops.mish_double_backward.default, (v, grad.detach(), x))
@@ -144,6 +152,15 @@ def test_vmap_and_per_sample_gradients():
     torch.testing.assert_close(mixed, ops.mish_backward(x[:1].expand_as(x), x))
     slopes = torch.vmap(torch.func.grad(lambda row: mish(row).sum()))(x)
     torch.testing.assert_close(slopes.double(), exact_slope(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's own call of it
+def test_forward_mode_derivative():
+    x, direction = torch.randn(50), torch.randn(50)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(mish(forward_ad.make_dual(x, direction))).tangent
+    torch.testing.assert_close(tangent.double(), direction.double() * exact_slope(x), atol=1e-6, rtol=1e-6)
+    assert mish(x).grad_fn is None and mish(x.requires_grad_()).grad_fn.name() != "MishBackward0"
 
 
 def test_refuses_what_it_cannot_compute():
@@ -188,6 +205,10 @@ def test_export_sees_the_standard_operator():
 
     program = torch.export.export(Net(), (torch.randn(3),))
     assert "aten.mish.default" in str(program.graph)
+    pytest.importorskip("onnxscript", reason="no onnxscript")
+    with warnings.catch_warnings(action="ignore"):
+        exported = torch.onnx.export(Net(), (torch.randn(3),), dynamo=True, opset_version=18, verbose=False)
+    assert [node.op_type for node in exported.model.graph] == ["Mish"]
 
 
 def test_one_exponential_form_and_its_gradient():

@@ -24,12 +24,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.build:
         return build_all(force=options.force)
-    print(f"mode      {get_ops()}\ntorch     {torch.__version__}\ncache     {cache_folder()}")
+    print(f"mode      {get_ops()}\ntorch     {torch.__version__}\ncache     {where_the_cache_lies()}")
     for device in devices():
         print(describe(device))
         if side(device).library is not None:
             compare(device, options.seconds / len(devices()))
     return 0
+
+
+def where_the_cache_lies() -> str:
+    """The folder, or why there is none."""
+    try:
+        return str(cache_folder())
+    except (BuildError, OSError) as error:
+        return f"none: {error}"
 
 
 def build_all(*, force: bool) -> int:

@@ -24,6 +24,7 @@ import torch
 SOURCES = Path(__file__).parent / "csrc"
 CACHE_VARIABLE = "YOLOV4_OPS_CACHE"
 OLDEST_TORCH = (2, 11)  # the first with every stable-ABI function used here
+SLOWEST_BUILD = 900  # seconds for one file; a compiler that takes longer hangs
 
 _TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11: the library also loads in every later torch
 _HEADERS = ("activation.h", "extent.h", "tensors.h")
@@ -103,8 +104,10 @@ def _private_temporary_folder() -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    import fcntl  # not on Windows, where loading fails before this
-
+    try:
+        import fcntl
+    except ImportError as error:
+        raise BuildError("this system has no file locks") from error
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -160,15 +163,19 @@ def _plan(side: str) -> tuple[list[list[str]], list[str]]:
 
 
 def _architectures() -> list[str]:
-    """The GPU at hand, or, where there is none, Ampere and Hopper, and PTX for later ones."""
+    """Every kind of GPU at hand, or, where there is none, Ampere and Hopper, and PTX for later ones."""
     if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        return [f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}"]
+        kinds = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        return [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in sorted(kinds)]
     return ["-gencode=arch=compute_80,code=[sm_80,sm_90,compute_80]"]  # one run of the front end for all
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    name = Path(command[0]).name
+    try:  # a compiler may answer in any encoding
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SLOWEST_BUILD)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{name} did not end within {SLOWEST_BUILD} seconds") from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
-        raise BuildError(f"{Path(command[0]).name}: {(lines or ['no message'])[0].strip()}")
+        raise BuildError(f"{name}: {(lines or ['no message'])[0].strip()}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from models.ops import native
 from models.ops.build import BuildError, build
@@ -90,8 +91,9 @@ def fused(x: torch.Tensor) -> bool:
     """Whether the fused operators take ``x``: eager mode, a known dtype, a device whose library works."""
     if _mode == "native" or torch.compiler.is_compiling() or x.dtype not in _DTYPES or x.layout != torch.strided:
         return False
-    # torch.func's transforms look inside an operation; a trace, and thus an export, wants PyTorch's own.
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+    # torch.func's transforms and forward-mode derivatives look inside an operation; a trace, and thus an export, wants
+    # PyTorch's own.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return False
     if x.is_cpu:
         return side("cpu").library is not None

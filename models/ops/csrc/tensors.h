@@ -102,6 +102,7 @@ inline Features features_of(const Tensor& x) {
 inline Tensor channel_values(const Tensor& x, const Tensor& values, const char* name) {
   STD_TORCH_CHECK(values.dim() == 1 && values.size(0) == x.size(1), name, " must hold one value a channel, ",
                   x.size(1), " in all");
+  STD_TORCH_CHECK(values.device() == x.device(), name, " must lie on the input's device");
   const Tensor typed = values.scalar_type() == compute_type(x) ? values : torch::stable::to(values, compute_type(x));
   return torch::stable::contiguous(typed);
 }
