@@ -111,7 +111,7 @@ def test_scores_none_shows_the_name_only() -> None:
 
 def test_grid_paints_each_image_in_its_place() -> None:
     images = [np.full((40, 60, 3), 10 * (index + 1), np.uint8) for index in range(5)]
-    grid = batch_grid(images, [np.zeros((0, 4))] * 5, [[]] * 5, NAMES)
+    grid = batch_grid(images, [np.zeros((0, 4))] * 5, [[]] * 5, NAMES, smallest=1)
     assert grid.shape == (2 * 41 - 1, 3 * 61 - 1, 3)
     assert [int(grid[20 + 41 * (i // 3), 30 + 61 * (i % 3), 0]) for i in range(5)] == [10, 20, 30, 40, 50]
 
@@ -124,3 +124,12 @@ def test_grid_scales_boxes_with_the_images_and_keeps_its_limit() -> None:
     left_edge = grid[tile * 3 // 4, tile // 2 - 1 : tile // 2 + 2]  # of the box in the first tile
     assert color_of(0) in [tuple(pixel) for pixel in left_edge.tolist()]
     assert batch_grid([], [], [], NAMES).size > 0
+
+
+def test_grid_enlarges_small_images_so_that_labels_leave_something_to_see() -> None:
+    grid = batch_grid([black(100, 160)] * 2, [[[40, 20, 80, 60]], []], [[0], []], NAMES, smallest=320)
+    assert grid.shape == (200, 641, 3)
+    thickness = line_width(200, 320)
+    rows, columns = np.nonzero((grid == color_of(0)).all(-1)[:, :320])
+    assert abs(columns.min() - 80) <= thickness and abs(rows.max() - 119) <= thickness
+    assert max(batch_grid([black(100, 160)] * 2, [[], []], [[], []], NAMES, smallest=320, largest=400).shape) <= 400

@@ -93,6 +93,7 @@ def batch_grid(
     names: Sequence[str],
     *,
     most: int = 16,
+    smallest: int = 400,
     largest: int = 1920,
 ) -> np.ndarray:
     """A training batch as one picture: its first ``most`` images with their truth, in rows.
@@ -101,32 +102,34 @@ def batch_grid(
         images: uint8 (H, W, 3) RGB each, of any sizes.
         boxes_per_image: (N, 4) xyxy pixels of each image.
         labels_per_image: (N,) of each image.
-        largest: longest side of the result in pixels.
+        smallest: longer side of an image in pixels; smaller ones are enlarged, or labels would cover them.
+        largest: longest side of the result in pixels; where both cannot be, this is.
     """
     count = min(most, len(images))
     columns = max(1, math.ceil(math.sqrt(count)))
     rows = max(1, math.ceil(count / columns))
     height = max((image.shape[0] for image in images[:count]), default=1)
     width = max((image.shape[1] for image in images[:count]), default=1)
-    scale = min(1.0, (largest - columns) / (columns * width), (largest - rows) / (rows * height))
+    wanted = max(1.0, smallest / max(height, width))
+    scale = min(wanted, (largest - columns) / (columns * width), (largest - rows) / (rows * height))
     tile_h, tile_w = max(1, int(height * scale)), max(1, int(width * scale))
     grid = np.full((rows * (tile_h + 1) - 1, columns * (tile_w + 1) - 1, 3), _GREY, np.uint8)
     for index in range(count):
         # drawn at the size it is shown in, so that labels stay readable
-        small = _shrink(images[index], scale)
+        shown = _scaled(images[index], scale)
         boxes = np.asarray(boxes_per_image[index], dtype=np.float64).reshape(-1, 4) * scale
-        picture = draw_detections(small, boxes, labels_per_image[index], None, names)
+        picture = draw_detections(shown, boxes, labels_per_image[index], None, names)
         top, left = (index // columns) * (tile_h + 1), (index % columns) * (tile_w + 1)
         grid[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return grid
 
 
-def _shrink(image: np.ndarray, scale: float) -> np.ndarray:
+def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
     if scale == 1.0:
         return image
     height, width = image.shape[:2]
     size = (max(1, int(width * scale)), max(1, int(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _clip(box: np.ndarray, height: int, width: int) -> Rect | None:
