@@ -16,14 +16,14 @@ COLOURS = {"file": "#f3efe4", "data": "#dcebf7", "model": "#e3f2df", "result": "
 
 # name -> (x, y, kind, title, what it is)
 BOXES = {
-    "cfg": (0.0, 2.0, "file", ".cfg", "text: sections"),
-    "weights": (0.0, 1.0, "file", ".weights / .pt", "numbers"),
+    "cfg": (0.0, 2.0, "file", ".cfg", "the layers, as text"),
+    "weights": (0.0, 1.0, "file", ".weights / .pt", "what they have learned"),
     "images": (0.0, 0.0, "file", "images, labels", "COCO, YOLO, Darknet"),
     "network": (2.1, 1.5, "model", "models.darknet", "layers and heads"),
     "loader": (2.1, 0.0, "data", "data.loader", "mosaic, jitter, colour"),
-    "raw": (4.2, 0.75, "model", "raw heads", "B x A(5+K) x GH x GW"),
-    "loss": (6.3, 1.5, "model", "targets, losses", "train.py"),
-    "post": (6.3, 0.0, "model", "decode, NMS", "postprocess"),
+    "raw": (4.2, 0.75, "model", "raw heads", "guesses for every cell"),
+    "loss": (6.3, 1.5, "model", "targets, losses", "train.py: learn from them"),
+    "post": (6.3, 0.0, "model", "decode, NMS", "eval.py, detect.py"),
     "best": (8.4, 1.5, "result", "best.pt, .weights", "for here and for Darknet"),
     "found": (8.4, 0.0, "result", "detections", "COCO AP, drawings, json"),
 }
@@ -47,7 +47,7 @@ def pipeline(path: Path) -> None:
         axis.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle=style, fc=COLOURS[kind], ec="#555555", lw=1))
         axis.text(x, y + 0.11, title, ha="center", va="center", fontsize=11, weight="bold", color="#222222")
         axis.text(x, y - 0.15, note, ha="center", va="center", fontsize=8.5, color="#444444")
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
