@@ -201,6 +201,9 @@ def test_failure_is_one_line_and_native_operators(cache, sides, capsys):
     assert [line for line in lines if "native" in line] == ["yolov4: native operators for cpu: compiler: error: no"]
     with pytest.raises(EnvironmentFault, match=r"--ops fused: cpu: compiler: error: no; use --ops auto"):
         set_ops("fused")
+    extension._mode = "fused"  # as the environment chooses it, when nothing is asked for yet
+    with pytest.raises(EnvironmentFault, match="--ops fused: cpu: compiler: error: no"):
+        mish(x)
 
 
 def test_a_library_that_does_not_load(cache, sides, capsys):

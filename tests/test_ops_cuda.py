@@ -63,7 +63,9 @@ def randn(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, **options)
 class TestMish:
     pytestmark = on_gpu
 
-    @pytest.mark.parametrize("low, high, most", [(-86, -20, 4), (-20, -5, 6), (-5, 0, 6), (0, 1, 5), (1, 9, 3)])
+    @pytest.mark.parametrize(
+        "low, high, most", [(-91.8, -86, 4.5), (-86, -20, 4), (-20, -5, 6), (-5, 0, 6), (0, 1, 5), (1, 9, 3)]
+    )
     def test_forward_is_within_a_few_units_of_the_last_place(self, low, high, most):
         x = torch.linspace(low, high, COUNT, device=DEVICE)
         exact = exact_mish(x)
@@ -121,6 +123,14 @@ class TestMish:
         x[-1] = 2.5
         y = mish(x)
         assert y[-1] == mish(x[-1:])[0] and y[2**31] == y[0] and torch.equal(y[-4097:-1], y[:4096])
+
+    @real_gpu
+    def test_another_gpu_than_the_current_one(self):
+        if torch.cuda.device_count() < 2:
+            pytest.skip("one GPU only")
+        x = torch.randn(1001, device="cuda:1", requires_grad=True)
+        mish(x).sum().backward()
+        torch.testing.assert_close(x.grad.double(), exact_slope(x.detach()), rtol=1e-6, atol=1e-6)
 
     @real_gpu
     def test_stream_and_graph(self):
@@ -181,9 +191,44 @@ class TestBatchNormAct:
         torch.autograd.gradgradcheck(lambda x: batch_norm_act(x, copy.deepcopy(norm), "mish"), x)
 
     def test_offset_storage(self):
-        x = randn((1 + 4 * 8 * 6 * 6,))[1:].view(4, 8, 6, 6)
-        grad, norm = randn((4, 8, 6, 6)), norm_of(8)
-        torch.testing.assert_close(run(x, norm, "mish", grad), run(x.clone(), norm, "mish", grad))
+        x, grad = (randn((1 + 4 * 8 * 6 * 6,))[1:].view(4, 8, 6, 6) for _ in range(2))
+        norm, bias = norm_of(8), torch.randn(8, device=DEVICE)
+        wanted = run(x.clone(), norm, "mish", grad.clone())
+        torch.testing.assert_close(run(x, norm, "mish", grad), wanted)
+        torch.testing.assert_close(run(x.clone(), norm, "mish", grad), wanted)
+        wanted = bias_act(x.clone(), bias, "mish")
+        torch.testing.assert_close(bias_act(x, bias, "mish", inplace=True), wanted)
+
+    @real_gpu
+    @pytest.mark.parametrize("memory_format", FORMATS)
+    def test_more_elements_than_an_int_counts(self, memory_format):
+        size = (17, 32, 2048, 2048)
+        if torch.cuda.mem_get_info()[0] < 10 * 2 * 17 * 32 * 2048 * 2048:
+            pytest.skip("not enough memory")
+        x = torch.empty(size, dtype=torch.bfloat16, device="cuda", memory_format=memory_format).normal_()
+        norm = norm_of(32)
+        found = run(x, norm, "mish", x)
+        for part in (slice(0, 1), slice(31, 32)):  # channels at either end, by themselves
+            alone = norm_of(1)
+            alone.weight.data.copy_(norm.weight[part])
+            alone.bias.data.copy_(norm.bias[part])
+            wanted = run(x[:, part].contiguous(), alone, "mish", x[:, part].contiguous())
+            for name in ("y", "x.grad"):
+                torch.testing.assert_close(found[name][-1, part], wanted[name][-1], rtol=2e-2, atol=1e-2)
+            for name in ("weight.grad", "bias.grad"):
+                torch.testing.assert_close(found[name][part], wanted[name], rtol=1e-3, atol=1)
+
+    @real_gpu
+    def test_parameters_on_another_device_are_refused(self):
+        x, here, there = randn((2, 3, 4, 4)), torch.ones(3, device="cuda"), torch.ones(3)
+        with pytest.raises(RuntimeError, match="weight must lie on the input's device"):
+            ops.bn_act(x, here, here, there, None, 0, False)
+        with pytest.raises(RuntimeError, match="bias must lie on the input's device"):
+            ops.bias_act_(x, there, 0)
+        with pytest.raises(RuntimeError, match="mean must lie on the input's device"):
+            ops.bn_act(x.cpu(), here, here, None, None, 0, False)
+        with pytest.raises(RuntimeError, match="running statistics must be"):
+            ops.bn_stats(x, there, there, 0.1, 1e-5)
 
     def test_mixed_precision_and_evaluation(self):
         conv, norm = nn.Conv2d(3, 8, 3).to(DEVICE), norm_of(8)
@@ -216,7 +261,7 @@ def norm_of(channels: int, dtype: torch.dtype = torch.float32) -> nn.BatchNorm2d
 
 def run(x: Tensor, norm: nn.BatchNorm2d, activation: str, grad: Tensor, mode: str = "fused") -> dict[str, Tensor]:
     """Forward and backward through a copy of ``norm``: everything the call makes or changes."""
-    norm, x = copy.deepcopy(norm), x.detach().clone().requires_grad_()
+    norm, x = copy.deepcopy(norm), x.detach().requires_grad_()  # no copy: it would lie at a round address
     try:
         set_ops(mode)
         y = batch_norm_act(x, norm, activation)

@@ -64,8 +64,7 @@ def set_ops(mode: str) -> None:
     _mode = _checked(mode, "--ops")
     if mode == "fused":
         for device in devices():
-            if side(device).library is None:
-                raise EnvironmentFault(f"--ops fused: {device}: {side(device).reason}; use --ops auto")
+            _works(device)
 
 
 def get_ops() -> str:
@@ -87,6 +86,14 @@ def side(device: str) -> Side:
     return _sides[device]
 
 
+def _works(device: str) -> bool:
+    """Whether there is a library; where "fused" was chosen, by flag or environment, an EnvironmentFault if not."""
+    found = side(device)
+    if found.library is None and _mode == "fused":
+        raise EnvironmentFault(f"--ops fused: {device}: {found.reason}; use --ops auto")
+    return found.library is not None
+
+
 def fused(x: torch.Tensor) -> bool:
     """Whether the fused operators take ``x``: eager mode, a known dtype, a device whose library works."""
     if _mode == "native" or torch.compiler.is_compiling() or x.dtype not in _DTYPES or x.layout != torch.strided:
@@ -95,9 +102,7 @@ def fused(x: torch.Tensor) -> bool:
     # PyTorch's own.
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return False
-    if x.is_cpu:
-        return side("cpu").library is not None
-    return x.is_cuda and side("cuda").library is not None
+    return _works("cpu") if x.is_cpu else x.is_cuda and _works("cuda")
 
 
 def use_cpu_kernels(name: str) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor
 ACTIVATIONS = {"mish": 0, "leaky": 1, "relu": 2, "swish": 3, "linear": 4, "identity": 4}
 """Darknet's names, and the codes of csrc/extent.h."""
 
+_TAKES_ITSELF_FOR_EXPORT = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
+
 
 def one_exponential(x: Tensor) -> Tensor:
     """Mish with one exponential, x n / (n + 2), n = e(e + 2): what a compiler should see.
@@ -21,9 +23,16 @@ def one_exponential(x: Tensor) -> Tensor:
     return (wide * (n / (n + 2.0))).to(x.dtype)
 
 
+def _compiles() -> bool:
+    """Whether torch.compile looks on, and no export; before torch 2.12 it takes itself for one."""
+    if _TAKES_ITSELF_FOR_EXPORT:
+        return torch.compiler.is_dynamo_compiling()
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def mish(x: Tensor) -> Tensor:
     """x tanh(softplus(x)); F.mish in eager mode and for export, where it becomes ONNX's standard operator."""
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if _compiles():
         return one_exponential(x)
     return F.mish(x)
 

@@ -2,9 +2,9 @@
 //
 // V is what one lane group holds: a GCC vector of floats or doubles on the CPU, a plain float or double on the
 // GPU. Including files must first give `exp_bounded(V)` (any argument up to 23; 0 far below), `quotient(V, V)` (a / a
-// is exactly 1), `reciprocal(V)`, `at_most(V, high)` and `at_least(V, low)`, which keep NaN, and name their own
-// namespace OPS_ISA: the same templates are compiled for several instruction sets, and the linker must never hand an
-// AVX-512 copy to the plain path.
+// is exactly 1), `reciprocal(V)`, `at_most(V, high)` and `at_least(V, low)`, which keep NaN, `any_below(V, low)` for
+// floats, and name their own namespace OPS_ISA: the same templates are compiled for several instruction sets, and the
+// linker must never hand an AVX-512 copy to the plain path.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -73,6 +73,7 @@ OPS_FN V cut_both(V x) {
 }
 
 struct Mish {
+  static constexpr bool fades = true;  // exponentially, to the left
   template <class V>
   OPS_FN V value(V x) {  // n + 2 is n for large x
     const V e = exp_bounded(cut_above(x)), n = e * e + (e + e);
@@ -94,7 +95,22 @@ struct Mish {
   }
 };
 
+// F's value for an element of type T. Below -87 exp(x) is denormal, so that its bits run out, while x exp(x), which is Mish
+// there, is not: as x exp(x + 44) exp(-44) it keeps them. x + 44 is exact. Half types have no bits to lose.
+template <class T, class F, class V>
+OPS_FN V activated(V x) {
+  const V y = F::value(x);
+  if constexpr (F::fades && sizeof(T) == sizeof(float)) {
+    if (__builtin_expect(any_below(x, -87.0), false)) {
+      const V small = x * exp_bounded(x + splat<V>(44)) * splat<V>(7.78113224113379652e-20);
+      return x < splat<V>(-87) ? small : y;
+    }
+  }
+  return y;
+}
+
 struct Leaky {  // Darknet's slope of 0.1
+  static constexpr bool fades = false;
   template <class V>
   OPS_FN V value(V x) {
     return x > V{} ? x : splat<V>(0.1) * x;
@@ -106,6 +122,7 @@ struct Leaky {  // Darknet's slope of 0.1
 };
 
 struct Relu {
+  static constexpr bool fades = false;
   template <class V>
   OPS_FN V value(V x) {
     return x <= V{} ? V{} : x;  // NaN stays
@@ -116,7 +133,8 @@ struct Relu {
   }
 };
 
-struct Swish {
+struct Swish {  // as exact as PyTorch's, which loses those bits too
+  static constexpr bool fades = false;
   template <class V>
   OPS_FN V sigmoid(V x) {  // exp(-|x|) cannot overflow
     const V e = exp_bounded(x > V{} ? -x : x);
@@ -135,6 +153,7 @@ struct Swish {
 };
 
 struct Identity {
+  static constexpr bool fades = false;
   template <class V>
   OPS_FN V value(V x) {
     return x;

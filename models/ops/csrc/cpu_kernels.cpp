@@ -23,7 +23,7 @@ OPS_INLINE void each_register(int64_t count, Step step) {
 
 template <class T, class F>
 void pointwise(const T* x, T* y, int64_t count) {
-  each_register<T>(count, [=](int64_t i, int64_t n) { store_up_to(y + i, F::value(load_up_to(x + i, n)), n); });
+  each_register<T>(count, [=](int64_t i, int64_t n) { store_up_to(y + i, activated<T, F>(load_up_to(x + i, n)), n); });
 }
 
 template <class T>
@@ -285,7 +285,7 @@ void apply(const T* x, Affine affine, Extent extent, T* y, int64_t begin, int64_
   const auto group = [&](int64_t c, int64_t count) { return channel_group<T, planes>(affine, c, count); };
   each_group<T, planes>(extent, begin, end, group, [&](int64_t i, int64_t count, const auto& channel) {
     const auto centred = load_up_to(x + i, count) - channel.mean;
-    store_up_to(y + i, F::value(channel.z(centred)), count);
+    store_up_to(y + i, activated<T, F>(channel.z(centred)), count);
   });
 }
 

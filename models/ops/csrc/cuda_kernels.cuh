@@ -18,24 +18,24 @@ constexpr int packs_in_flight = 4;  // loads a thread starts before it needs the
 
 struct MishForward {
   static constexpr int inputs = 1, outputs = 1;
-  template <class A>
-  __device__ void operator()(const A (&in)[1], A (&out)[1]) const {
-    out[0] = Mish::value(in[0]);
+  template <class T, class A>
+  __device__ void apply(const A (&in)[1], A (&out)[1]) const {
+    out[0] = activated<T, Mish>(in[0]);
   }
 };
 
 struct MishBackward {
   static constexpr int inputs = 2, outputs = 1;
-  template <class A>
-  __device__ void operator()(const A (&in)[2], A (&out)[1]) const {
+  template <class T, class A>
+  __device__ void apply(const A (&in)[2], A (&out)[1]) const {
     out[0] = in[0] * Mish::slope(in[1]);
   }
 };
 
 struct MishDoubleBackward {
   static constexpr int inputs = 3, outputs = 2;
-  template <class A>
-  __device__ void operator()(const A (&in)[3], A (&out)[2]) const {
+  template <class T, class A>
+  __device__ void apply(const A (&in)[3], A (&out)[2]) const {
     out[0] = in[0] * Mish::slope(in[2]);
     out[1] = in[0] * in[1] * Mish::curvature(in[2]);
   }
@@ -55,7 +55,7 @@ OPS_DEVICE void transform(const Streams<T, F>& streams, const Pack<T, width> (&i
     acc_t<T> arguments[F::inputs], results[F::outputs];
 #pragma unroll
     for (int j = 0; j < F::inputs; ++j) arguments[j] = widen(in[j].element[k]);
-    F{}(arguments, results);
+    F{}.template apply<T>(arguments, results);
 #pragma unroll
     for (int j = 0; j < F::outputs; ++j) out[j][k] = results[j];
   }
@@ -313,7 +313,7 @@ struct Apply {
     A v[width];
     load(x + at, v);
 #pragma unroll
-    for (int k = 0; k < width; ++k) v[k] = F::value((v[k] - group[k].mean) * group[k].scale + group[k].bias);
+    for (int k = 0; k < width; ++k) v[k] = activated<T, F>((v[k] - group[k].mean) * group[k].scale + group[k].bias);
     store(y + at, v);
   }
 };

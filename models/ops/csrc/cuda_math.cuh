@@ -32,6 +32,8 @@ OPS_DEVICE float at_least(float x, double low) {
 OPS_DEVICE double at_most(double x, double high) { return x >= high ? high : x; }
 OPS_DEVICE double at_least(double x, double low) { return x <= low ? low : x; }
 
+OPS_DEVICE bool any_below(float x, double low) { return x < static_cast<float>(low); }
+
 // 2^(x log2 e) on the special function unit. Its argument is rounded, which for x = -87 costs 6 bits; what the
 // rounding lost, and the part of log2 e that a float cannot hold, come back as a first-order correction.
 OPS_DEVICE float exp_bounded(float x) {

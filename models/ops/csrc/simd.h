@@ -67,6 +67,22 @@ OPS_INLINE V at_least(V x, double low) {
   return x <= limit ? limit : x;
 }
 
+// Whether any lane is; NaN is not.
+#if defined(__AVX512F__)
+OPS_INLINE bool any_below(Float x, double low) {
+  return _mm512_cmp_ps_mask(x, Float{} + static_cast<float>(low), _CMP_LT_OQ) != 0;
+}
+#elif defined(__AVX2__)
+OPS_INLINE bool any_below(Float x, double low) {
+  return _mm256_movemask_ps(bits_as<__m256>(x < Float{} + static_cast<float>(low))) != 0;
+}
+#else
+OPS_INLINE bool any_below(Float x, double low) {
+  const Long below = bits_as<Long>(x < Float{} + static_cast<float>(low));
+  return (below[0] | below[1]) != 0;
+}
+#endif
+
 OPS_INLINE Double reciprocal(Double b) { return 1.0 / b; }
 OPS_INLINE Double quotient(Double a, Double b) { return a / b; }
 
