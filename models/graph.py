@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from models.shapes import MisfitError, Node, Shape, measure
+from models.shapes import MisfitError, Node, Shape, UnevenError, measure
 from utils.cfg import Config
 from utils.cfg_heads import Contrastive, GaussianYolo, Region, Yolo
 from utils.cfg_layers import (
@@ -20,10 +20,12 @@ from utils.cfg_layers import (
     Softmax,
     Unsupported,
 )
+from utils.cfg_net import Net
 from utils.errors import CfgError
 
 MAX_PARAMETERS = 2**30  # 4 GiB of float32
 MAX_ACTIVATIONS = 2**32  # values of one image and all its layers, 16 GiB; the largest published network has 6 GiB
+_USUAL_STRIDE = 32  # input pixels per cell of the coarsest grid of YOLO networks
 
 HEADS = (Yolo, Region)  # GaussianYolo is a Yolo
 
@@ -100,10 +102,18 @@ def plan(config: Config) -> Graph:
             activations += math.prod(node.outputs)
             _check_budget(parameters, activations)
         except MisfitError as misfit:
-            raise CfgError(f"{config.where(section)} {misfit}") from None
+            hint = _size_hint(config.net) if isinstance(misfit, UnevenError) else ""
+            raise CfgError(f"{config.where(section)} {misfit}{hint}") from None
         nodes.append(node)
         shape = node.outputs
     return _graph(config, tuple(nodes))
+
+
+def _size_hint(net: Net) -> str:
+    """What to do about an input size that the strides of usual networks do not divide."""
+    if net.width % _USUAL_STRIDE == net.height % _USUAL_STRIDE == 0:
+        return ""
+    return f"; the input is {net.width} wide and {net.height} high, take multiples of {_USUAL_STRIDE}"
 
 
 def absolute(index: int, reference: int) -> int:

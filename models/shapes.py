@@ -75,6 +75,10 @@ class MisfitError(ValueError):
     """What is wrong with a section; ``plan`` adds the file and the line."""
 
 
+class UnevenError(MisfitError):
+    """Heights and widths that do not go together, as they may not for an odd input size."""
+
+
 # One rule for each kind of section.
 
 
@@ -167,7 +171,7 @@ def _upsample(section: Upsample, node: Node) -> Measure:
     if section.stride > 0:
         return Measure((channels, height * section.stride, width * section.stride))
     if height % section.stride or width % section.stride:
-        raise MisfitError(f"stride={section.stride} does not divide its input of {height}x{width}")
+        raise UnevenError(f"stride={section.stride} does not divide its input of {height}x{width}")
     return Measure((channels, height // -section.stride, width // -section.stride))
 
 
@@ -176,7 +180,7 @@ def _route(section: Route, node: Node) -> Measure:
     for index, shape in zip(node.sources, node.source_shapes, strict=True):
         if shape[1:] != node.source_shapes[0][1:]:
             first = node.source_shapes[0]
-            raise MisfitError(
+            raise UnevenError(
                 f"layers={_list(section.layers)}: layer {index} is {shape[1]}x{shape[2]} and layer {node.sources[0]} "
                 f"{first[1]}x{first[2]} (wanted the same height and width)"
             )
@@ -192,7 +196,7 @@ def _shortcut(section: Shortcut, node: Node) -> Measure:
     for index, shape in zip(node.sources, node.source_shapes, strict=True):
         # A source may be a whole number of times larger: Darknet's ResNets skip pixels of it.
         if shape[1] % height or shape[2] % width or shape[1] // height != shape[2] // width:
-            raise MisfitError(
+            raise UnevenError(
                 f"from={_list(section.from_)}: layer {index} is {shape[1]}x{shape[2]}, the previous layer "
                 f"{height}x{width} (wanted the same height and width, or a multiple)"
             )
@@ -235,7 +239,7 @@ def _reorg(section: Reorg | Reorg3d, node: Node) -> Measure:
         return Measure((channels // stride**2, height * stride, width * stride))
     # The legacy permutation walks a map of channels / stride^2.
     if height % stride or width % stride or (legacy and channels % stride**2):
-        raise MisfitError(f"stride={stride} does not divide its input of {_text(node.inputs)}")
+        raise UnevenError(f"stride={stride} does not divide its input of {_text(node.inputs)}")
     return Measure((channels * stride**2, height // stride, width // stride))
 
 

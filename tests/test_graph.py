@@ -191,3 +191,17 @@ def test_steps_in_which_parameters_get_no_gradient() -> None:
     assert idle(text.replace("filters=4", "filters=4\nstopbackward=100", 1))
     assert idle(text.replace("filters=4", "filters=4\nonlyforward=1", 1))
     assert idle(NET + CONV.format(4, 1) + CONV.format(4, 1) + "[route]\nlayers=0\n" + CONV.format(16, 2) + HEAD)
+
+
+def test_an_input_that_no_cell_divides_is_told_from_a_broken_cfg() -> None:
+    joined = CONV.format(8, 2) + CONV.format(8, 2) + "[upsample]\nstride=2\n[route]\nlayers=-1,0\n"
+    refused(
+        NET.replace("width=32", "width=30") + joined,
+        r"layer 0 is 32x15 and layer 2 32x16 \(wanted the same height and width\); "
+        r"the input is 30 wide and 64 high, take multiples of 32$",
+    )
+    refused(NET + joined.replace("stride=2\n[route]", "stride=4\n[route]"), r"same height and width\)$")
+    refused(
+        NET.replace("height=64", "height=50") + joined.replace("[route]\nlayers=-1,0", "[shortcut]\nfrom=0"),
+        r"or a multiple\); the input is 32 wide and 50 high, take multiples of 32$",
+    )
