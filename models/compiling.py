@@ -10,6 +10,8 @@ from torch import Tensor
 from models.darknet import Darknet
 from models.excitation import AssistedExcitation
 from models.layers_pointwise import DropBlockLayer
+from models.ops import get_ops
+from models.ops.extension import side
 
 Backend = str | Callable[..., Callable[..., object]]
 
@@ -30,6 +32,8 @@ def compile_layers(network: Darknet, backend: Backend = "inductor") -> None:
         return
     from torch._dynamo.exc import TorchDynamoException  # late: importing the compiler takes as long as torch itself
 
+    if get_ops() != "native" and next(network.parameters()).is_cpu:
+        side("cpu")  # what is compiled calls the operators that are there by then
     plain = network.run_layers
     compiled = torch.compile(plain, backend=backend)
 

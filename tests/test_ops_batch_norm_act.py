@@ -309,6 +309,34 @@ def test_compiled_and_exported_networks_take_the_native_path():
     assert "aten.mish.default" in str(program.graph) and "yolov4_mish" not in str(program.graph)
 
 
+@pytest.mark.parametrize(
+    "activation, grad, found", [("mish", False, True), ("mish", True, False), ("leaky", False, False)]
+)
+def test_compiled_inference_on_a_cpu_calls_the_fused_mish(activation, grad, found):
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    def tail(x: Tensor) -> Tensor:
+        return bias_act(x + 1, None, activation, inplace=True)
+
+    x = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last).requires_grad_(grad)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(torch.compile(tail, backend=keep, fullgraph=True)(x), tail(x))
+    assert len(graphs) == 1 and ("yolov4_mish.bias_act_" in graphs[0]) is found
+    try:
+        set_ops("native")
+        torch.compiler.reset()
+        with torch.no_grad():
+            torch.compile(tail, backend=keep, fullgraph=True)(x.detach())
+    finally:
+        set_ops("auto")
+        torch.compiler.reset()
+    assert "yolov4_mish" not in graphs[1]
+
+
 # --- bias and activation -------------------------------------------------------------------------------------------
 
 

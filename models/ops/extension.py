@@ -105,6 +105,16 @@ def fused(x: torch.Tensor) -> bool:
     return _works("cpu") if x.is_cpu else x.is_cuda and _works("cuda")
 
 
+def fused_in_compiled(x: torch.Tensor) -> bool:
+    """Whether code under torch.compile calls a fused operator for ``x`` that Inductor has no better code for.
+
+    On a CPU where the library was loaded before: nothing is built or loaded while a compiler looks on.
+    """
+    if _mode == "native" or not native.compiles() or not x.is_cpu or x.dtype not in _DTYPES:
+        return False
+    return "cpu" in _sides and _sides["cpu"].library is not None
+
+
 def use_cpu_kernels(name: str) -> str:
     """Switch the CPU side to "plain", "avx2" or "avx512"; "" means the fastest. Returns what is used from now on."""
     found = side("cpu")

@@ -23,7 +23,7 @@ def one_exponential(x: Tensor) -> Tensor:
     return (wide * (n / (n + 2.0))).to(x.dtype)
 
 
-def _compiles() -> bool:
+def compiles() -> bool:
     """Whether torch.compile looks on, and no export; before torch 2.12 it takes itself for one."""
     if _TAKES_ITSELF_FOR_EXPORT:
         return torch.compiler.is_dynamo_compiling()
@@ -32,7 +32,7 @@ def _compiles() -> bool:
 
 def mish(x: Tensor) -> Tensor:
     """x tanh(softplus(x)); F.mish in eager mode and for export, where it becomes ONNX's standard operator."""
-    if _compiles():
+    if compiles():
         return one_exponential(x)
     return F.mish(x)
 
