@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,6 +168,8 @@ class _Board:
             warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own imports
             from torch.utils.tensorboard import SummaryWriter
 
+        self._usual_hook = threading.excepthook
+        threading.excepthook = self._on_thread_exception
         self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
@@ -184,6 +187,12 @@ class _Board:
 
     def close(self) -> None:
         self._call("close")
+        threading.excepthook = self._usual_hook
+
+    def _on_thread_exception(self, args: threading.ExceptHookArgs) -> None:
+        """No traceback of the writing thread where its disk is full: the next call raises the same here."""
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard")):
+            self._usual_hook(args)
 
     def _call(self, method: str, *arguments: object, **options: object) -> None:
         if self._writer is None:
