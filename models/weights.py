@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.darknet import Darknet
 from models.layers import ConnectedLayer
-from models.weights_file import VERSION, check_length, loaded_arrays, read_header
+from models.weights_file import VERSION, check_length, loaded_arrays
 from utils.atomic import atomic_write
 from utils.errors import WeightsError
 
@@ -42,8 +42,7 @@ def load_darknet_weights(network: Darknet, path: str | Path, *, stop_before: int
         ValueError: the network is fused; its batch norms are gone.
     """
     path = Path(path)
-    header = read_header(path)
-    check_length(network.graph, network.config.source, path, stop_before=stop_before)
+    header = check_length(network.graph, network.config.source, path, stop_before=stop_before)
     slots = _slots(network, path, loading=True, stop_before=stop_before)
     position = header.bytes
     with path.open("rb") as file:

@@ -72,20 +72,23 @@ def loaded_arrays(node: Node) -> Arrays:
     return tuple(one for one in node.arrays if not (node.section.dontloadscales and one[0].startswith("bn ")))
 
 
-def check_length(graph: Graph, source: str, path: str | Path, *, stop_before: int | None = None) -> None:
+def check_length(graph: Graph, source: str, path: str | Path, *, stop_before: int | None = None) -> Header:
     """Refuse a file that does not hold just the values of a network, or of its layers before ``stop_before``.
 
     Args:
         graph: the plan of the network.
         source: its cfg, for the message.
 
+    Returns:
+        What stands before the values.
+
     Raises:
         WeightsError: it does not, or `read_header` refuses it.
     """
-    found = num_floats(path)
-    wanted = sum(layer_lengths(graph)[:stop_before])
+    header = read_header(path)
+    found, wanted = header.floats, sum(layer_lengths(graph)[:stop_before])
     if found == wanted:
-        return
+        return header
     part = source if stop_before is None else f"{source} before layer {stop_before}"
     message = f"{path} holds {found:,} floats, {part} needs {wanted:,}"
     if found < wanted:

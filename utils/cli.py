@@ -132,7 +132,12 @@ def add_network_flags(parser: argparse.ArgumentParser, *, default_cfg: str | Non
     group.add_argument("--weights", help="Darknet .weights, a backbone such as yolov4.conv.137, or a .pt of train.py")
     group.add_argument("--names", help="class names, one a line (default: those of the data or the checkpoint)")
     group.add_argument("--size", type=parse_size, help="input size, 608 or HEIGHTxWIDTH (default: the cfg's)")
-    box = group.add_mutually_exclusive_group()
+    add_letterbox_flags(group)
+
+
+def add_letterbox_flags(parser: argparse._ActionsContainer) -> None:
+    """--letterbox/--stretch: ``letterbox`` is None where neither is given."""
+    box = parser.add_mutually_exclusive_group()
     box.add_argument("--letterbox", dest="letterbox", action="store_true", default=None, help="keep the aspect ratio")
     box.add_argument("--stretch", dest="letterbox", action="store_false", help="fill the input (default: as the cfg)")
 
