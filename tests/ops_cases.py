@@ -19,7 +19,7 @@ def needs_fused(device: str = "cpu") -> None:
         pytest.skip(f"native operators: {side(device).reason}")
 
 
-@pytest.fixture(params=["plain", "avx2", "avx512"])
+@pytest.fixture(params=["plain", "avx2", "avx512", "avx512bf16"])
 def cpu_kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set this processor has."""
     needs_fused()

@@ -362,7 +362,10 @@ def test_halves_are_rounded_as_torch_rounds_them(cpu_kernels, dtype):
     values = torch.cat((bits, ties, half_ties, small, small & ~0x1FFF)).to(torch.int32).view(torch.float32)
     values[:4] = torch.tensor([65519.996, 65520.0, -65520.0, 2.0**-25])
     found = bias_act(torch.zeros(2, values.numel(), dtype=dtype), values, "linear", inplace=True)
-    torch.testing.assert_close(found[1], (values + 0.0).to(dtype), rtol=0, atol=0, equal_nan=True)
+    wanted = (values + 0.0).to(dtype)
+    if cpu_kernels == "avx512bf16" and dtype == torch.bfloat16:  # the processor's instruction has no denormals
+        wanted[values.abs() < torch.finfo(torch.float32).tiny] = 0
+    torch.testing.assert_close(found[1], wanted, rtol=0, atol=0, equal_nan=True)
 
 
 def test_bias_act_writes_over_its_input_only_when_allowed():

@@ -32,10 +32,12 @@ _SIDE_SOURCES = {
     "cpu": ("cpu_kernels.h", "cpu_kernels.cpp", "cpu_ops.cpp", "simd.h"),
     "cuda": ("cuda_math.cuh", "cuda_kernels.cuh", "cuda_ops.cu"),
 }
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")
 _INSTRUCTION_SETS = {
     "plain": (16, ()),
     "avx2": (32, ("-mavx2", "-mfma", "-mf16c")),
-    "avx512": (64, ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")),
+    "avx512": (64, _AVX512),
+    "avx512bf16": (64, (*_AVX512, "-mavx512bf16")),
 }
 
 

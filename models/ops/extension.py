@@ -94,6 +94,11 @@ def _works(device: str) -> bool:
     return found.library is not None
 
 
+def has_fused(device: str) -> bool:
+    """Whether tensors of a device type get the fused operators: the mode allows it and the library works."""
+    return _mode != "native" and _works(device)
+
+
 def fused(x: torch.Tensor) -> bool:
     """Whether the fused operators take ``x``: eager mode, a known dtype, a device whose library works."""
     if _mode == "native" or torch.compiler.is_compiling() or x.dtype not in _DTYPES or x.layout != torch.strided:
@@ -116,7 +121,7 @@ def fused_in_compiled(x: torch.Tensor) -> bool:
 
 
 def use_cpu_kernels(name: str) -> str:
-    """Switch the CPU side to "plain", "avx2" or "avx512"; "" means the fastest. Returns what is used from now on."""
+    """Switch the CPU side to "plain", "avx2", "avx512" or "avx512bf16"; "" means the fastest. Returns what is used from now on."""
     found = side("cpu")
     if found.library is None:
         return ""

@@ -43,6 +43,28 @@ constexpr double lowest = sizeof(S) == 4 ? -104.0 : -746.0;
 template <class S>
 constexpr double highest = sizeof(S) == 4 ? 20.0 : 23.0;
 
+// The arithmetic of a type with at least fp16's bits. Including files may give ArithmeticOf<T> another for coarser types.
+struct Fine {
+  template <class V>
+  OPS_FN V exp(V x) {
+    return exp_bounded(x);
+  }
+  template <class V>
+  OPS_FN V ratio(V a, V b) {
+    return quotient(a, b);
+  }
+  template <class V>
+  OPS_FN V inverse(V b) {
+    return reciprocal(b);
+  }
+};
+template <class T>
+struct ArithmeticOf {
+  using type = Fine;
+};
+template <class T>
+using arithmetic_t = typename ArithmeticOf<T>::type;
+
 // tanh(softplus(x)) = n / (n + 2) with n = e (e + 2), e = exp(x): one exponential, one division.
 template <class V>
 struct Tanhsp {
@@ -53,11 +75,11 @@ struct Tanhsp {
 };
 
 // `c` is cut at `highest`. 1 - 2r is exactly 1 for large x, n r does not cancel for negative x.
-template <class V>
+template <class A, class V>
 OPS_FN Tanhsp<V> tanh_softplus(V c) {
-  const V e = exp_bounded(c);
+  const V e = A::exp(c);
   const V n = e * e + (e + e);  // one rounding, by a fused multiplication and addition
-  const V r = reciprocal(n + splat<V>(2));
+  const V r = A::inverse(n + splat<V>(2));
   const V t = c > splat<V>(-0.6) ? splat<V>(1) - (r + r) : n * r;
   return {c, e, r, t};
 }
@@ -74,21 +96,21 @@ OPS_FN V cut_both(V x) {
 
 struct Mish {
   static constexpr bool fades = true;  // exponentially, to the left
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V value(V x) {  // n + 2 is n for large x
-    const V e = exp_bounded(cut_above(x)), n = e * e + (e + e);
-    return x * quotient(n, n + splat<V>(2));
+    const V e = A::exp(cut_above(x)), n = e * e + (e + e);
+    return x * A::ratio(n, n + splat<V>(2));
   }
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V slope(V x) {  // t + 4 x e (e + 1) / d^2
-    const auto [c, e, r, t] = tanh_softplus(cut_both(x));
+    const auto [c, e, r, t] = tanh_softplus<A>(cut_both(x));
     const V twice = r + r;
     return t + c * ((e * e + e) * (twice * twice));
   }
   // f'' = 8 e (e + 1) / d^2 + 4 x e (2 + 2e - 3e^2 - 2e^3) / d^3; multiplied by r bit by bit, nothing overflows.
   template <class V>
   OPS_FN V curvature(V x) {
-    const auto [c, e, r, t] = tanh_softplus(cut_both(x));
+    const auto [c, e, r, t] = tanh_softplus<Fine>(cut_both(x));
     const V p = splat<V>(2) + e * (splat<V>(2) - e * (splat<V>(3) + splat<V>(2) * e));
     const V er = e * r;
     return splat<V>(8) * er * ((e + splat<V>(1)) * r) + splat<V>(4) * c * er * (p * r) * r;
@@ -99,7 +121,7 @@ struct Mish {
 // there, is not: as x exp(x + 44) exp(-44) it keeps them. x + 44 is exact. Half types have no bits to lose.
 template <class T, class F, class V>
 OPS_FN V activated(V x) {
-  const V y = F::value(x);
+  const V y = F::template value<arithmetic_t<T>>(x);
   if constexpr (F::fades && sizeof(T) == sizeof(float)) {
     if (__builtin_expect(any_below(x, -87.0), false)) {
       const V small = x * exp_bounded(x + splat<V>(44)) * splat<V>(7.78113224113379652e-20);
@@ -109,13 +131,19 @@ OPS_FN V activated(V x) {
   return y;
 }
 
+// The derivative of F for an element of type T.
+template <class T, class F, class V>
+OPS_FN V slope_of(V x) {
+  return F::template slope<arithmetic_t<T>>(x);
+}
+
 struct Leaky {  // Darknet's slope of 0.1
   static constexpr bool fades = false;
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V value(V x) {
     return x > V{} ? x : splat<V>(0.1) * x;
   }
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V slope(V x) {
     return x > V{} ? splat<V>(1) : splat<V>(0.1);
   }
@@ -123,11 +151,11 @@ struct Leaky {  // Darknet's slope of 0.1
 
 struct Relu {
   static constexpr bool fades = false;
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V value(V x) {
     return x <= V{} ? V{} : x;  // NaN stays
   }
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V slope(V x) {
     return x <= V{} ? V{} : splat<V>(1);
   }
@@ -135,30 +163,30 @@ struct Relu {
 
 struct Swish {  // as exact as PyTorch's, which loses those bits too
   static constexpr bool fades = false;
-  template <class V>
+  template <class A, class V>
   OPS_FN V sigmoid(V x) {  // exp(-|x|) cannot overflow
-    const V e = exp_bounded(x > V{} ? -x : x);
-    return quotient(x > V{} ? splat<V>(1) : e, e + splat<V>(1));
+    const V e = A::exp(x > V{} ? -x : x);
+    return A::ratio(x > V{} ? splat<V>(1) : e, e + splat<V>(1));
   }
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V value(V x) {
-    return x * sigmoid(x);
+    return x * sigmoid<A>(x);
   }
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V slope(V x) {
     constexpr double low = lowest<scalar_t<V>>;
-    const V s = sigmoid(x);
+    const V s = sigmoid<A>(x);
     return s + at_most(at_least(x, low), -low) * s * (splat<V>(1) - s);
   }
 };
 
 struct Identity {
   static constexpr bool fades = false;
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V value(V x) {
     return x;
   }
-  template <class V>
+  template <class A = Fine, class V>
   OPS_FN V slope(V) {
     return splat<V>(1);
   }

@@ -1,4 +1,4 @@
-// The CPU kernels of one instruction set: compiled with -DOPS_ISA=plain|avx2|avx512 -DOPS_BYTES=16|32|64.
+// The CPU kernels of one instruction set: compiled with -DOPS_ISA=plain|avx2|avx512|avx512bf16 -DOPS_BYTES=16|32|64.
 // Nothing here may call an inline function of the standard library: the linker could share its AVX copy.
 
 #include "cpu_kernels.h"
@@ -7,6 +7,17 @@
 #include "activation.h"
 
 namespace ops::OPS_ISA {
+
+struct Coarse {
+  OPS_FN Float exp(Float x) { return exp_coarse(x); }
+  OPS_FN Float ratio(Float a, Float b) { return a * inverse_coarse(b); }
+  OPS_FN Float inverse(Float b) { return inverse_coarse(b); }
+};
+template <>
+struct ArithmeticOf<BFloat16> {
+  using type = Coarse;
+};
+
 namespace {
 
 constexpr int64_t piece = 4096;  // elements summed in float before the sum moves to a double
@@ -29,7 +40,7 @@ void pointwise(const T* x, T* y, int64_t count) {
 template <class T>
 void mish_backward(const T* grad, const T* x, T* grad_x, int64_t count) {
   each_register<T>(count, [=](int64_t i, int64_t n) {
-    store_up_to(grad_x + i, load_up_to(grad + i, n) * Mish::slope(load_up_to(x + i, n)), n);
+    store_up_to(grad_x + i, load_up_to(grad + i, n) * slope_of<T, Mish>(load_up_to(x + i, n)), n);
   });
 }
 
@@ -37,7 +48,7 @@ template <class T>
 void mish_double_backward(const T* v, const T* grad, const T* x, T* grad_grad, T* grad_x, int64_t count) {
   each_register<T>(count, [=](int64_t i, int64_t n) {
     const auto vv = load_up_to(v + i, n), gg = load_up_to(grad + i, n), xx = load_up_to(x + i, n);
-    store_up_to(grad_grad + i, vv * Mish::slope(xx), n);
+    store_up_to(grad_grad + i, vv * slope_of<T, Mish>(xx), n);
     store_up_to(grad_x + i, vv * gg * Mish::curvature(xx), n);
   });
 }
@@ -216,10 +227,10 @@ OPS_INLINE Channel<vector_t<T>> channel_group(Affine affine, int64_t c, int64_t 
           channel_values<T, planes>(affine.bias, c, count)};
 }
 
-template <class F, class V>
+template <class T, class F, class V>
 OPS_INLINE Pair<V> reduction_terms(V grad, V x, const Channel<V>& channel) {
   const V centred = x - channel.mean;
-  const V dz = grad * F::slope(channel.z(centred));
+  const V dz = grad * slope_of<T, F>(channel.z(centred));
   return {dz, dz * centred};
 }
 
@@ -231,7 +242,7 @@ void reduce_planes(const T* grad, const T* x, Affine affine, Extent extent, int6
     for (int64_t n = 0; n < extent.outer; ++n) {
       const int64_t at = (n * extent.channels + c) * extent.inner;
       const auto sums = sum_plane<T>(extent.inner, [&](int64_t i, int64_t count) {  // padding: grad 0
-        return reduction_terms<F>(load_up_to(grad + at + i, count), load_up_to(x + at + i, count), channel);
+        return reduction_terms<T, F>(load_up_to(grad + at + i, count), load_up_to(x + at + i, count), channel);
       });
       first += sums.first;
       second += sums.second;
@@ -248,7 +259,7 @@ void reduce_columns(const T* grad, const T* x, Affine affine, int64_t channels, 
   for (int k = 0; k < width; ++k) channel[k] = channel_group<T, false>(affine, c + k * lanes<T>, count - k * lanes<T>);
   sum_columns<T, width>(c, count, begin, end, out, [&](int64_t row, int k) {
     const int64_t j = k * lanes<T>, at = row * channels + c + j;
-    return reduction_terms<F>(load_up_to(grad + at, count - j), load_up_to(x + at, count - j), channel[k]);
+    return reduction_terms<T, F>(load_up_to(grad + at, count - j), load_up_to(x + at, count - j), channel[k]);
   });
 }
 
@@ -289,6 +300,14 @@ void apply(const T* x, Affine affine, Extent extent, T* y, int64_t begin, int64_
   });
 }
 
+template <class T, class F, bool planes>
+void bias_act(const T* x, const void* bias, Extent extent, T* y, int64_t begin, int64_t end) {
+  const auto group = [&](int64_t c, int64_t count) { return channel_values<T, planes>(bias, c, count); };
+  each_group<T, planes>(extent, begin, end, group, [&](int64_t i, int64_t count, const auto& shift) {
+    store_up_to(y + i, activated<T, F>(load_up_to(x + i, count) + shift), count);
+  });
+}
+
 template <class T>
 struct BackwardGroup {
   Channel<vector_t<T>> affine;
@@ -304,7 +323,7 @@ void apply_backward(const T* grad, const T* x, Affine affine, const void* shift,
   };
   each_group<T, planes>(extent, begin, end, group, [&](int64_t i, int64_t count, const BackwardGroup<T>& channel) {
     const auto centred = load_up_to(x + i, count) - channel.affine.mean;
-    const auto dz = load_up_to(grad + i, count) * F::slope(channel.affine.z(centred));
+    const auto dz = load_up_to(grad + i, count) * slope_of<T, F>(channel.affine.z(centred));
     store_up_to(grad_x + i, channel.affine.scale * (dz - channel.shift - centred * channel.tilt), count);
   });
 }
@@ -386,6 +405,14 @@ constexpr CpuKernels table = {
         OPS_T;
         (extent.inner > 1 ? apply<T, decltype(f), true> : apply<T, decltype(f), false>)(OPS_IN(x), affine, extent,
                                                                                         OPS_OUT(y), begin, end);
+      });
+    },
+    [](Dtype dtype, Activation activation, const void* x, const void* bias, Extent extent, void* y, int64_t begin,
+       int64_t end) {
+      for_activation(dtype, activation, [&](auto type, auto f) {
+        OPS_T;
+        (extent.inner > 1 ? bias_act<T, decltype(f), true> : bias_act<T, decltype(f), false>)(OPS_IN(x), bias, extent,
+                                                                                              OPS_OUT(y), begin, end);
       });
     },
     [](Dtype dtype, Activation activation, const void* grad, const void* x, Affine affine, const void* shift,

@@ -40,9 +40,10 @@ struct CpuKernels {
   void (*reduce_rows)(Dtype, Activation, const void* grad, const void* x, Affine, Extent, int64_t begin, int64_t end,
                       Sums);
 
-  // y = f(z); grad_x = scale * (dz - shift - (x - mean) * tilt), with `shift` and `tilt` one value a channel.
-  // Both walk the rows [begin, end): planes when inner > 1, otherwise rows of channels. y may be x.
+  // y = f(z), y = f(x + bias); grad_x = scale * (dz - shift - (x - mean) * tilt), with `shift` and `tilt` one value a channel.
+  // All walk the rows [begin, end): planes when inner > 1, otherwise rows of channels. y may be x.
   void (*apply)(Dtype, Activation, const void* x, Affine, Extent, void* y, int64_t begin, int64_t end);
+  void (*bias_act)(Dtype, Activation, const void* x, const void* bias, Extent, void* y, int64_t begin, int64_t end);
   void (*apply_backward)(Dtype, Activation, const void* grad, const void* x, Affine, const void* shift,
                          const void* tilt, Extent, void* grad_x, int64_t begin, int64_t end);
 };
@@ -55,6 +56,9 @@ namespace avx2 {
 const CpuKernels* kernels();
 }
 namespace avx512 {
+const CpuKernels* kernels();
+}
+namespace avx512bf16 {
 const CpuKernels* kernels();
 }
 

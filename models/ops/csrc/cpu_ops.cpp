@@ -1,5 +1,9 @@
 // The CPU side of the operators: chooses the instruction set, shares the work between torch's threads, registers.
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cmath>
 #include <string_view>
 #include <tuple>
@@ -13,19 +17,25 @@ namespace {
 
 constexpr int64_t grain = 32768;  // elements below which a second thread costs more than it saves
 
-const CpuKernels* fastest() {
+// What this processor can run, the fastest first.
+std::vector<const CpuKernels*> available() {
+  std::vector<const CpuKernels*> found;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (v4) return avx512::kernels();
-  if (v3) return avx2::kernels();
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);  // older compilers do not know its name
+  if (v4 && bf16) found.push_back(avx512bf16::kernels());
+  if (v4) found.push_back(avx512::kernels());
+  if (v3) found.push_back(avx2::kernels());
 #endif
-  return plain::kernels();
+  found.push_back(plain::kernels());
+  return found;
 }
 
-const CpuKernels* active = fastest();
+const CpuKernels* active = available()[0];
 
 // Runs body(begin, end) over [0, rows) of `length` elements each.
 template <class Body>
@@ -303,24 +313,22 @@ void bias_act_(Tensor x, MaybeTensor bias, int64_t activation_code) {
   STD_TORCH_CHECK(features.x.const_data_ptr() == x.const_data_ptr(), "bias_act_ wants a contiguous or channels_last x");
   if (!bias) return pointwise(x, activation, x);
   const Tensor shift = channel_values(x, *bias, "bias");
-  with_compute_type(x, [&](auto s) {
-    using S = decltype(s);
-    const std::vector<S> zero(x.size(1)), one(x.size(1), 1);
-    apply(features, activation, {zero.data(), one.data(), shift.const_data_ptr()}, x);
+  const Extent extent = features.extent;
+  const Dtype dtype = dtype_of(x);
+  in_parallel(row_count(extent), row_length(extent), [&](int64_t begin, int64_t end) {
+    active->bias_act(dtype, activation, x.const_data_ptr(), shift.const_data_ptr(), extent, x.mutable_data_ptr(), begin,
+                     end);
   });
 }
 
 }  // namespace
 }  // namespace ops
 
-// For tests: "plain", "avx2", "avx512" where the processor has it, anything else for the fastest. Returns the name.
+// For tests: an instruction set that the processor has, anything else for the fastest. Returns the name.
 extern "C" __attribute__((visibility("default"))) const char* ops_use_kernels(const char* name) {
-  const ops::CpuKernels* fastest = ops::fastest();
-  ops::active = fastest;
-  if (std::string_view(name) == "plain") ops::active = ops::plain::kernels();
-#if defined(__x86_64__)
-  if (std::string_view(name) == "avx2" && fastest == ops::avx512::kernels()) ops::active = ops::avx2::kernels();
-#endif
+  ops::active = ops::available()[0];
+  for (const ops::CpuKernels* kernels : ops::available())
+    if (std::string_view(name) == kernels->name) ops::active = kernels;
   return ops::active->name;
 }
 

@@ -134,6 +134,23 @@ OPS_INLINE Float exp_bounded(Float x) {
   return scaled(p, k);
 }
 
+// For bfloat16, whose last place is 2^-8 of a number: exp(x) to 2^-13 of itself, by a minimax fit of 2^f on |f| <= 1/2,
+// and a / b to 2^-14 where the processor has that.
+OPS_INLINE Float exp_coarse(Float x) {
+  const Float c = at_least(x, -105.0);
+  const Float k = (c * 1.44269504f + round_magic) - round_magic;
+  const Float f = c * 1.44269504f - k;
+  Float p = f * 0.0551716695f + 0.242611125f;
+  p = p * f + 0.693260986f;
+  p = p * f + 0.999928073f;
+  return scaled(p, k);
+}
+#if defined(__AVX512F__)
+OPS_INLINE Float inverse_coarse(Float b) { return _mm512_maskz_rcp14_ps(0xffff, b); }
+#else
+OPS_INLINE Float inverse_coarse(Float b) { return 1.0f / b; }
+#endif
+
 // The same for double; on |s| <= ln2 / 2 the Taylor series ends at s^13 / 13! with a relative error of 4e-18.
 OPS_INLINE Double exp_bounded(Double x) {
   constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
@@ -179,6 +196,12 @@ OPS_INLINE Float load(const BFloat16* p) {
 }
 #endif
 
+#if defined(__AVX512BF16__)
+OPS_INLINE void store(BFloat16* p, Float v) {  // to nearest, ties to even; denormals become 0
+  const __m256bh h = _mm512_maskz_cvtneps_pbh(0xffff, bits_as<__m512>(v));
+  std::memcpy(p, &h, sizeof(h));
+}
+#else
 // To nearest, ties to even. Rounding could carry a NaN into inf, so it keeps its bits; arithmetic made it quiet before.
 OPS_INLINE void store(BFloat16* p, Float v) {
   const UInt u = bits_as<UInt>(v);
@@ -186,6 +209,7 @@ OPS_INLINE void store(BFloat16* p, Float v) {
   const Halves h = __builtin_convertvector((u + (v == v ? half : UInt{})) >> 16, Halves);
   std::memcpy(p, &h, sizeof(h));
 }
+#endif
 
 #if defined(__AVX512F__)
 OPS_INLINE Float load(const Float16* p) {
