@@ -40,6 +40,7 @@ from models.fitting import fit_memory
 from models.losses.criterion import make_criterion
 from models.losses.darknet import Losses
 from models.losses.rejection import LabelRejection
+from models.ops import has_fused
 from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg, weigh_classes
 from models.transfer import expect_background, freeze, load_pretrained
 from utils import cli
@@ -133,7 +134,7 @@ def train(args: argparse.Namespace, world: World) -> int:
         if args.dropblock:
             add_dropblock(network, args.dropblock, args.dropblock_side)
         if args.sync_bn and world.size > 1:
-            synchronise_batch_norm(network)
+            synchronise_batch_norm(network, fuses=all(world.gather(has_fused(device.type))))
         if args.compile:
             compile_layers(network)
         replica = world.replicate(network, some_idle=network.graph.some_idle)

@@ -20,6 +20,7 @@ from benchmarks.tables import RESULTS, Report, table
 from models.batch_norm import synchronise_batch_norm
 from models.darknet import Darknet
 from models.losses.criterion import make_criterion
+from models.ops import has_fused
 from utils.cfg import Config, load_cfg, with_net, with_size
 from utils.distributed import World, join_world
 from utils.optim import make_optimizer
@@ -74,7 +75,7 @@ def milliseconds(options: argparse.Namespace, world: World) -> float:
     config = with_net(config, batch=str(options.batch), subdivisions="1")
     network = Darknet(config).to(memory_format=torch.channels_last).train()
     if options.sync_bn:
-        synchronise_batch_norm(network)
+        synchronise_batch_norm(network, fuses=has_fused("cpu"))
     replica, criterion = world.replicate(network), make_criterion(network)
     optimizer = make_optimizer(network, config.net)
     images, targets = made_up(config, options.batch // world.size)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.ops.synced_batch_norm import SyncedBatchNorm2d
 from utils.errors import UsageError
 
 EPSILON = 1e-5
@@ -66,49 +66,11 @@ class CrossMiniBatchNorm2d(nn.BatchNorm2d):
         return self._mean, (self._square - self._mean.square()).clamp(min=0)
 
 
-class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of a mini-batch's images in all processes, for CPUs.
-
-    PyTorch's own SyncBatchNorm does the same on GPUs only.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W); the processes may hold different numbers of images."""
-        if not self.training:
-            return super().forward(x)
-        wide = x.float()
-        count = _SumOverProcesses.apply(wide.new_tensor(float(x.numel() // x.shape[1])))
-        mean = _SumOverProcesses.apply(wide.sum((0, 2, 3))) / count
-        centred = wide - _channels(mean)
-        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
-            self.num_batches_tracked += 1
-        normal = centred * _channels((variance + self.eps).rsqrt())
-        return (normal * _channels(self.weight) + _channels(self.bias)).to(x.dtype)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """A sum that every process gets, so that its gradient is the sum of the gradients of all of them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _summed(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _summed(grad)
-
-
-def _summed(x: Tensor) -> Tensor:
-    x = x.clone()
-    dist.all_reduce(x)
-    return x
-
-
-def synchronise_batch_norm(network: nn.Module) -> None:
+def synchronise_batch_norm(network: nn.Module, *, fuses: bool = False) -> None:
     """Let batch norm see the mini-batches of all processes as one, in place; the state dict keeps its names.
+
+    Args:
+        fuses: whether all processes have the fused operators (``models.ops.has_fused``).
 
     Raises:
         UsageError: ``batch_normalize=2``, which has statistics of its own.
@@ -121,15 +83,15 @@ def synchronise_batch_norm(network: nn.Module) -> None:
                     "--sync-bn: statistics gather over the subdivisions here (batch_normalize=2); choose one"
                 )
             if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, synced.setdefault(child, _synced(child)))
+                setattr(parent, name, synced.setdefault(child, _synced(child, fuses)))
 
 
-def _synced(norm: nn.BatchNorm2d) -> nn.Module:
+def _synced(norm: nn.BatchNorm2d, fuses: bool) -> SyncedBatchNorm2d:
     """A synchronised batch norm with the very tensors of ``norm``."""
-    kind = nn.SyncBatchNorm if norm.weight.is_cuda else SyncedBatchNorm2d
-    other = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum).train(norm.training)
+    other = SyncedBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum).train(norm.training)
     other._parameters.update(norm._parameters)
     other._buffers.update(norm._buffers)
+    other.fuses = fuses
     return other
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import eval
 from data.dataset import load_dataset
 from data.training_data import training_batches
-from models.batch_norm import SyncedBatchNorm2d, batch_norm, synchronise_batch_norm
+from models.batch_norm import batch_norm, synchronise_batch_norm
 from models.darknet import Darknet
 from models.layers_pointwise import DropoutLayer
 from models.losses.darknet import DarknetLoss
+from models.ops.synced_batch_norm import SyncedBatchNorm2d
 from models.weights import save_darknet_weights
 from tests.painted import write_painted
 from tests.ranks import Ranks
@@ -211,7 +212,7 @@ def gradients(painted: Path, norm: str) -> tuple[dict[str, Tensor], dict[str, Te
     """Gradients of one step, the state after it, and the images of this process.
 
     Args:
-        norm: "frozen" or "synced", with either of which two processes compute what one does; or "own".
+        norm: "frozen", "synced" or "synced and fused", with which two processes compute what one does; or "own".
     """
     torch.set_num_threads(1)
     torch.manual_seed(3)
@@ -223,8 +224,8 @@ def gradients(painted: Path, norm: str) -> tuple[dict[str, Tensor], dict[str, Te
         if norm == "frozen" and isinstance(module, nn.BatchNorm2d):
             module.eval()
     with join_world() as world:
-        if norm == "synced" and world.size > 1:
-            synchronise_batch_norm(network)
+        if norm.startswith("synced") and world.size > 1:
+            synchronise_batch_norm(network, fuses=norm == "synced and fused")
         replica = world.replicate(network)
         dataset = load_dataset(painted, "train")
         loader = training_batches(dataset, config, start=0, seed=1, workers=0, rank=world.rank, ranks=world.size)
@@ -239,7 +240,7 @@ def gradients(painted: Path, norm: str) -> tuple[dict[str, Tensor], dict[str, Te
     return grads, network.state_dict(), names
 
 
-@pytest.mark.parametrize("norm", ["frozen", "synced"])
+@pytest.mark.parametrize("norm", ["frozen", "synced", "synced and fused"])
 def test_two_processes_have_the_gradients_of_one(painted: Path, ranks: Ranks, norm: str) -> None:
     wanted, state, names = gradients(painted, norm)
     first, second = answers = ranks(gradients, painted, norm)

@@ -10,6 +10,7 @@ from models.ops.extension import fused, fused_in_compiled
 from models.ops.mish import mish
 from models.ops.native import ACTIVATIONS
 from models.ops.registration import compute_dtype, ops
+from models.ops.synced_batch_norm import SyncedBatchNorm2d, synced_batch_norm_act
 
 
 def batch_norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: str) -> Tensor:
@@ -17,7 +18,8 @@ def batch_norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: str) -> Tensor:
 
     PyTorch's own pair also keeps the normalised tensor, and moves 13 tensors' worth of memory where this moves 8.
     ``norm`` stays an ordinary module: its running statistics, momentum, training flag and state_dict are used as
-    they are. Anything but a plain BatchNorm2d (SyncBatchNorm, a module with hooks) is called as a module.
+    they are. A SyncedBatchNorm2d takes its statistics over all processes; any other kind, and a module with hooks, is
+    called as a module.
 
     Args:
         x: (N, C, H, W) float, contiguous or channels_last (others are copied).
@@ -27,6 +29,10 @@ def batch_norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: str) -> Tensor:
         ValueError: an unknown activation, or one value per channel in training (as nn.BatchNorm2d).
     """
     _check(activation)
+    if isinstance(norm, SyncedBatchNorm2d) and norm.training:
+        if norm.fuses and _plain(norm) and fused(x):
+            return synced_batch_norm_act(x, norm, ACTIVATIONS[activation])
+        return _activate(norm(x), activation, inplace=True)
     if not _fusible(x, norm):
         return _activate(norm(x), activation, inplace=True)
     batch_statistics = norm.training or norm.running_mean is None
@@ -74,11 +80,14 @@ def _activate(x: Tensor, activation: str, *, inplace: bool) -> Tensor:
     return native.activate(x, activation, inplace=inplace)
 
 
+def _plain(norm: nn.BatchNorm2d) -> bool:
+    """Whether calling ``norm`` does nothing that the operators do not."""
+    hooks = norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks
+    return type(norm) in (nn.BatchNorm2d, SyncedBatchNorm2d) and not hooks
+
+
 def _fusible(x: Tensor, norm: nn.BatchNorm2d) -> bool:
-    plain = type(norm) is nn.BatchNorm2d and not (
-        norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks
-    )
-    if not (plain and x.dim() == 4 and x.size(1) == norm.num_features and fused(x)):
+    if not (_plain(norm) and x.dim() == 4 and x.size(1) == norm.num_features and fused(x)):
         return False
     # One value a channel is an error that the module words; an empty batch has no statistics to take.
     if x.numel() <= x.size(1):
