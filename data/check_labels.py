@@ -11,7 +11,7 @@ import numpy as np
 from data.dataset import Dataset, Split
 from data.description import read_data_file, read_yaml
 from data.scan import BAD_SHARE, ScanReport
-from data.yolo_txt import find_label, read_labels
+from data.yolo_txt import Fault, find_label, read_labels
 from utils.anchors import class_counts
 from utils.findings import Finding
 from utils.image import printable
@@ -235,24 +235,16 @@ def text_findings(path: Path, split: Split) -> Iterator[Finding]:
     description = readers[path.suffix](path, split)
     classes = len(description.names)
     files = [found for image in description.images if (found := find_label(image))]
-    lines = [line for file in files for line in read_labels(file, classes)[1]]
-    for kind, fix in _TEXT_FAULTS:
-        mine = [line for line in lines if kind in line]
-        lines = [line for line in lines if kind not in line]
-        yield from _bad_lines(mine, split, fix)
-    strange = [line for line in lines if f": 0..{classes - 1} (the" in line]
-    yield from _bad_lines([line for line in lines if line not in strange], split, "mend or remove these lines")
-    if strange:
-        yield Finding(
-            "serious",
-            f"{split} labels, lines with a class out of 0..{classes - 1}: {len(strange):,}; the first: {strange[0]}",
-            _number_anew(files, classes),
-        )
-
-
-def _bad_lines(lines: Sequence[str], split: Split, fix: str) -> Iterator[Finding]:
-    if lines:
-        yield Finding("serious", f"{split} labels, bad lines: {len(lines):,}; the first: {lines[0]}", fix)
+    bad: dict[Fault, list[str]] = {}
+    for file in files:
+        for kind, message in read_labels(file, classes)[1]:
+            bad.setdefault(kind, []).append(message)
+    for kind, messages in bad.items():
+        if kind == "class":
+            what, fix = f"lines with a class out of 0..{classes - 1}", _number_anew(files, classes)
+        else:
+            what, fix = "bad lines", _TEXT_FIXES[kind]
+        yield Finding("serious", f"{split} labels, {what}: {len(messages):,}; the first: {messages[0]}", fix)
 
 
 def _number_anew(files: Sequence[Path], classes: int) -> str:
@@ -265,11 +257,12 @@ def _number_anew(files: Sequence[Path], classes: int) -> str:
     return "mend these lines"
 
 
-# The kinds of fault that data.yolo_txt names, by their words, and what mends them.
-_TEXT_FAULTS = (
-    ("columns (wanted", "one box a line: class x-centre y-centre width height; polygons must become boxes"),
-    ("are these pixels?", "divide x and width by the width of the image, y and height by its height"),
-)
+_TEXT_FIXES: dict[Fault, str] = {
+    "file": "mend or remove this file",
+    "columns": "one box a line: class x-centre y-centre width height; polygons must become boxes",
+    "number": "mend or remove these lines",
+    "range": "divide x and width by the width of the image, y and height by its height",
+}
 
 
 def _named(chosen: np.ndarray, names: Sequence[str]) -> str:

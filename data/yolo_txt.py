@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,15 @@ _LARGEST = 16 << 20  # bytes of a label file
 _TOLERANCE = 0.01  # how far outside 0..1 a number may be
 _COCO_FOLDERS = frozenset({"train2017", "val2017", "train2014", "val2014"})
 _COLUMNS = ("class", "x", "y", "w", "h")
+
+Fault = Literal["file", "columns", "number", "class", "range"]
+
+
+class BadLabels(NamedTuple):
+    """What is wrong with a line of a label file, or with the whole file."""
+
+    kind: Fault
+    message: str  # with file and line
 
 
 def read_yolo_txt(
@@ -50,7 +59,7 @@ def read_yolo_txt(
         records.append(ImageRecord(image_id, path, size, _to_pixels(rows[:, 1:], size), rows[:, 0].astype(int), crowd))
     if faults:
         more = f"; {len(faults) - 1} more bad lines" if len(faults) > 1 else ""
-        raise DatasetError(f"{faults[0]}{more}")
+        raise DatasetError(f"{faults[0].message}{more}")
     return tuple(records), _on_missing(missing, len(images), missing_labels)
 
 
@@ -73,53 +82,57 @@ def find_label(image: Path) -> Path | None:
     return next((path for path in label_paths(image) if path.is_file()), None)
 
 
-def read_labels(path: Path, classes: int) -> tuple[np.ndarray, list[str]]:
+def read_labels(path: Path, classes: int) -> tuple[np.ndarray, list[BadLabels]]:
     """Read a label file; a bad line does not hide the others.
 
     Returns:
-        float64 (N, 5): class, centre and size, relative; and what is wrong, one message for each bad line.
+        float64 (N, 5): class, centre and size, relative; and what is wrong, one entry for each bad line.
     """
     where = printable(path)
     try:
         if path.stat().st_size > _LARGEST:
-            return np.zeros((0, 5)), [f"{where}: {path.stat().st_size:,} bytes (at most {_LARGEST:,})"]
+            return _unread(f"{where}: {path.stat().st_size:,} bytes (at most {_LARGEST:,})")
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as error:
-        return np.zeros((0, 5)), [f"{where}: cannot be read: {error.strerror}; check the file"]
+        return _unread(f"{where}: cannot be read: {error.strerror}; check the file")
     except UnicodeDecodeError as error:
-        return np.zeros((0, 5)), [f"{where}: not text ({error.reason} at byte {error.start})"]
+        return _unread(f"{where}: not text ({error.reason} at byte {error.start})")
     rows, bad = [], []
     for number, line in enumerate(lines, start=1):
         tokens = line.split()
         if not tokens:
             continue
-        values, fault = _parse(tokens, classes)
-        if fault:
-            bad.append(f"{where}:{number}: {fault}")
+        row = _parse(tokens, classes)
+        if isinstance(row, BadLabels):
+            bad.append(BadLabels(row.kind, f"{where}:{number}: {row.message}"))
         else:
-            rows.append(values)
+            rows.append(row)
     return np.array(rows, np.float64).reshape(-1, 5), bad
 
 
-def _parse(tokens: list[str], classes: int) -> tuple[list[float], str]:
-    """The numbers of a line, and what is wrong with them ("" if nothing is)."""
+def _unread(message: str) -> tuple[np.ndarray, list[BadLabels]]:
+    return np.zeros((0, 5)), [BadLabels("file", message)]
+
+
+def _parse(tokens: list[str], classes: int) -> list[float] | BadLabels:
+    """The numbers of a line, or what is wrong with them."""
     if len(tokens) != 5:
-        return [], f"{len(tokens)} columns (wanted 5: class x y w h)"
+        return BadLabels("columns", f"{len(tokens)} columns (wanted 5: class x y w h)")
     values = []
     for name, token in zip(_COLUMNS, tokens, strict=True):
         try:
             values.append(float(token))
         except ValueError:
-            return [], f"{name}={token[:40]}: not a number"
+            return BadLabels("number", f"{name}={token[:40]}: not a number")
         if not math.isfinite(values[-1]):
-            return [], f"{name}={token[:40]}: not finite"
+            return BadLabels("number", f"{name}={token[:40]}: not finite")
     if not values[0].is_integer() or not 0 <= values[0] < classes:
-        plural = "" if classes == 1 else "es"
-        return [], f"class={tokens[0][:40]}: 0..{classes - 1} (the data set names {classes} class{plural})"
+        named = f"the data set names {classes} class{'' if classes == 1 else 'es'}"
+        return BadLabels("class", f"class={tokens[0][:40]}: 0..{classes - 1} ({named})")
     for name, token, value in zip(_COLUMNS[1:], tokens[1:], values[1:], strict=True):
         if not -_TOLERANCE <= value <= 1 + _TOLERANCE:
-            return [], f"{name}={token[:40]}: 0..1 (relative to the image; are these pixels?)"
-    return values, ""
+            return BadLabels("range", f"{name}={token[:40]}: 0..1 (relative to the image; are these pixels?)")
+    return values
 
 
 def _to_pixels(boxes_cxcywhn: np.ndarray, size: Size) -> np.ndarray:
