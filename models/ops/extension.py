@@ -121,7 +121,7 @@ def fused_in_compiled(x: torch.Tensor) -> bool:
 
 
 def use_cpu_kernels(name: str) -> str:
-    """Switch the CPU side to "plain", "avx2", "avx512" or "avx512bf16", or by "" to the fastest; return what is used."""
+    """Switch the CPU side to "plain", "avx2", "avx512" or "avx512bf16", by "" to the fastest; return what is used."""
     found = side("cpu")
     if found.library is None:
         return ""
