@@ -263,7 +263,7 @@ def measure_from_flags(args: argparse.Namespace, config: Config, own_names: Sequ
     """
     refuse_flags(args)
     device = select_device(args.device)
-    network = load_network(config, args.weights, device, args.precision)
+    network = load_network(config, args.weights, device, args.precision, compile=args.compile)
     names = read_names(args.names, classes=network.num_classes) if args.names else own_names
     dataset = load_labelled(args.data, args.split, names=names)
     check_names(dataset.names, network.num_classes, source=f"--data {args.data}")
@@ -299,7 +299,7 @@ def guess_from_flags(args: argparse.Namespace, config: Config, own_names: Sequen
     """
     refuse_flags(args)
     device = select_device(args.device)
-    network = load_network(config, args.weights, device, args.precision)
+    network = load_network(config, args.weights, device, args.precision, compile=args.compile)
     names = read_names(args.names, classes=network.num_classes) if args.names else own_names
     names = names or default_names(network.num_classes)
     frames: list[dict[str, Any]] = []

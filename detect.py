@@ -193,7 +193,7 @@ def load_detector(
 ) -> tuple[Detector, str, tuple[str, ...]]:
     """The detector, the name of its cfg and the names of its classes."""
     device = select_device(args.device)
-    network = load_network(config, args.weights, device, args.precision)
+    network = load_network(config, args.weights, device, args.precision, compile=args.compile)
     if not network.heads:
         raise UsageError(
             f"{config.source}: finds no boxes (wanted a [yolo] section, or for classes a closing [softmax])"

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, world: World) -> None:
         world.refuse("a classifier is measured")
         classify.measure_from_flags(args, config, own_names)
         return
-    network = load_network(config, args.weights, device, args.precision)
+    network = load_network(config, args.weights, device, args.precision, compile=args.compile)
     dataset, protocol = load_classes(args, network), PROTOCOLS[args.protocol]
     evaluation = evaluate_network(
         network,

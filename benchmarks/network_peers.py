@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from models import load_network
-from models.compiling import compile_layers
 from models.ops import set_ops
 from utils.cfg import load_cfg, with_size
 
@@ -39,15 +38,12 @@ def eager(folder: Path, size: int, precision: str, *, ops: str) -> Run:
 
 def compiled(folder: Path, size: int, precision: str) -> Run:
     """Our network under torch.compile, with its weights compiled in."""
-    torch._inductor.config.freezing = True
-    network = load_network(
-        with_size(load_cfg(folder / "net.cfg"), (size, size)), folder / "net.weights", "cpu", precision
-    )
-    compile_layers(network)
+    config = with_size(load_cfg(folder / "net.cfg"), (size, size))
+    network = load_network(config, folder / "net.weights", "cpu", precision, compile=True)
     images = picture(size)
 
     def once() -> None:
-        with torch.no_grad():
+        with torch.inference_mode():
             network(images)
 
     return once

@@ -19,31 +19,60 @@ _CHANGING = (DropBlockLayer, AssistedExcitation)  # each step is another program
 
 
 def compile_layers(network: Darknet, backend: Backend = "inductor") -> None:
-    """Compile forward and backward of ``network`` at its first pass, in place; names in the state dict stay.
+    """Compile the pass of ``network`` through its layers when it first happens, in place; names in the state dict stay.
 
-    Where that cannot be done a line says so, and the network runs as it is.
+    In training that is forward and backward. A network in evaluation mode gets its weights compiled in, which must not
+    change any more, and the program is for the size and number of the first images; others run uncompiled.
+
+    Where it cannot be done a line says so, and the network runs as it is.
 
     Args:
         backend: of torch.compile.
     """
     changing = [type(module).__name__ for module in network.modules() if isinstance(module, _CHANGING)]
-    if changing:
+    if network.training and changing:
         print(f"--compile: {changing[0]} changes with every step; the network runs as it is")
         return
-    from torch._dynamo.exc import TorchDynamoException  # late: importing the compiler takes as long as torch itself
-
-    if get_ops() != "native" and next(network.parameters()).is_cpu:
+    on_cpu = next(network.parameters()).is_cpu
+    if get_ops() != "native" and on_cpu:
         side("cpu")  # what is compiled calls the operators that are there by then
-    plain = network.run_layers
-    compiled = torch.compile(plain, backend=backend)
+    if network.training:
+        network.run_layers = _Compiled(network, backend, {})
+        return
+    # A wrapper in C++ saves 40 microseconds a convolution on a CPU.
+    network.run_layers = _Compiled(network, backend, {"freezing": True, "cpp_wrapper": on_cpu}, one_shape=True)
 
-    def run_layers(x: Tensor, frozen: int) -> list[Tensor]:
+
+class _Compiled:
+    """``Darknet.run_layers`` by torch.compile.
+
+    Args:
+        settings: of Inductor, while it compiles.
+        one_shape: whether other shapes than the first run uncompiled.
+    """
+
+    def __init__(
+        self, network: Darknet, backend: Backend, settings: dict[str, object], *, one_shape: bool = False
+    ) -> None:
+        self.network, self.plain, self.settings = network, network.run_layers, settings
+        self.compiled = torch.compile(self.plain, backend=backend, dynamic=False if one_shape else None)
+        self.one_shape, self.shape = one_shape, None
+
+    def __call__(self, x: Tensor, frozen: int) -> list[Tensor]:
+        # late: importing the compiler takes as long as torch itself
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor import config
+
+        if self.one_shape and self.shape is None:
+            print("--compile: the first images wait for the compiler, up to two minutes", flush=True)
+            self.shape = x.shape
+        if self.one_shape and x.shape != self.shape:
+            return self.plain(x, frozen)
         try:
-            return compiled(x, frozen)
+            with config.patch(self.settings):
+                return self.compiled(x, frozen)
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200]
             print(f"--compile: failed ({reason}); the network runs as it is")
-            network.run_layers = plain
-            return plain(x, frozen)
-
-    network.run_layers = run_layers
+            self.network.run_layers = self.plain
+            return self.plain(x, frozen)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models.compiling import compile_layers
 from models.darknet import Darknet
 from models.weights import load_darknet_weights
 from utils.cfg import Config, load_cfg
@@ -21,6 +22,7 @@ def load_network(
     precision: str = "fp32",
     *,
     fuse: bool = True,
+    compile: bool = False,
 ) -> Darknet:
     """Build a network for inference.
 
@@ -33,6 +35,7 @@ def load_network(
             :func:`utils.device.resolve_precision`; it says so where it leaves fp32 on a CPU); results are float32 in
             any case.
         fuse: fold batch norms into convolutions; a fused network is faster and cannot be trained or saved.
+        compile: let torch.compile make the network's passes faster (see :func:`models.compiling.compile_layers`).
 
     Returns:
         The network in evaluation mode, channels last.
@@ -51,7 +54,10 @@ def load_network(
     if precision == "auto" and device.type == "cpu" and dtype != torch.float32:
         print(f"precision {precision_name(dtype)}: faster on this CPU (--precision fp32 gives Darknet's own numbers)")
     network.cast(dtype)
-    return network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)
+    if compile:
+        compile_layers(network)
+    return network
 
 
 def _load_checkpoint(network: Darknet, path: Path) -> None:

@@ -80,3 +80,23 @@ def test_layers_that_change_with_every_step_are_left_alone(capsys: pytest.Captur
         capsys.readouterr().out == "--compile: AssistedExcitation changes with every step; the network runs as it is\n"
     )
     assert network.run_layers.__func__ is Darknet.run_layers
+
+
+def test_a_network_for_use_is_compiled_for_its_first_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    """With its weights as constants; the last mini-batch, which is smaller, need not wait for the compiler again."""
+    torch.manual_seed(0)
+    plain, compiled = (network.eval().fuse() for network in networks())
+    frozen: list[bool] = []
+
+    def counting(graph: torch.fx.GraphModule, _: object) -> object:
+        frozen.append(torch._inductor.config.freezing and torch._inductor.config.cpp_wrapper)
+        return graph
+
+    compile_layers(compiled, backend=counting)
+    for count in (2, 1, 2):
+        images = torch.rand(count, 3, 64, 64)
+        with torch.inference_mode():
+            for one, other in zip(plain(images), compiled(images), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert frozen == [True] and not torch._inductor.config.freezing
+    assert capsys.readouterr().out.startswith("--compile: the first images wait")

@@ -151,6 +151,13 @@ def add_device_flags(parser: argparse.ArgumentParser, *, workers: int = 2) -> No
     group.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def add_compile_flag(parser: argparse._ActionsContainer) -> None:
+    """--compile, for a network that is not trained."""
+    parser.add_argument(
+        "--compile", action="store_true", help="let torch.compile make the network faster: minutes once, for many images"
+    )
+
+
 def add_threshold_flags(
     parser: argparse.ArgumentParser, *, score: float | None, nms: float | None = 0.45, note: str = "default %(default)s"
 ) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli import Parser, add_device_flags, add_network_flags, add_threshold_flags, positive_int
+from utils.cli import Parser, add_compile_flag, add_device_flags, add_network_flags, add_threshold_flags, positive_int
 from utils.errors import UsageError
 
 _ABOUT = """Find objects in images, videos, cameras and streams; draw them and write them down.
@@ -39,6 +39,7 @@ def parse_detect_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     output.add_argument("--no-save", action="store_true", help="write no drawn pictures")
     output.add_argument("--view", action="store_true", help="show the pictures in a window; q ends it")
     add_device_flags(parser)
+    add_compile_flag(parser)
     parser.add_argument("--batch", type=positive_int, help="pictures at once (default: 8 on a GPU, else 1)")
     args = parser.parse_args(argv)
     if args.weights is None:

@@ -56,6 +56,7 @@ def parse_eval_flags(argv: Sequence[str]) -> argparse.Namespace:
     _add_measure_flags(parser)
     _add_output_flags(parser)
     cli.add_device_flags(parser)
+    cli.add_compile_flag(parser)
     args = parser.parse_args(argv)
     _check(args)
     return _filled(args)
