@@ -42,7 +42,7 @@ def test_the_balanced_recipe_is_darknets_with_other_weights_of_the_loss() -> Non
     heads = [
         layer for layer in read_cfg(parse_train_flags([*BASE, "--recipe", "balanced"])).layers if type(layer) is Yolo
     ]
-    assert [(head.iou_normalizer, head.max_delta) for head in heads] == [(0.15, 3.5)] * 2
+    assert [(head.iou_normalizer, head.max_delta, head.iou_thresh) for head in heads] == [(0.15, 3.5, 0.35)] * 2
     assert parsed("--recipe", "balanced", "--class-weights", "none")["class_weights"] == "none"
 
 

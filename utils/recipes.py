@@ -42,6 +42,7 @@ RECIPES = {
         {
             "yolo.iou_normalizer": "0.15",  # twice yolov4's; more than .2 diverges
             "yolo.max_delta": "3.5",  # no box moves the network more than a rare class may weigh
+            "yolo.iou_thresh": "0.35",  # every anchor that overlaps a box so much learns it, not the best alone
         },
     ),
     # Scaled-YOLOv4 (arXiv 2011.08036) as its authors train it
