@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.made_up import made_up
 from benchmarks.tables import RESULTS, Report, table
 from models.batch_norm import synchronise_batch_norm
 from models.darknet import Darknet
 from models.losses.criterion import make_criterion
 from models.ops import has_fused
-from utils.cfg import Config, load_cfg, with_net, with_size
+from utils.cfg import load_cfg, with_net, with_size
 from utils.distributed import World, join_world
 from utils.optim import make_optimizer
-from utils.structures import Targets
 
 BOXES = 6  # in an image
 
@@ -78,7 +78,7 @@ def milliseconds(options: argparse.Namespace, world: World) -> float:
         synchronise_batch_norm(network, fuses=has_fused("cpu"))
     replica, criterion = world.replicate(network), make_criterion(network)
     optimizer = make_optimizer(network, config.net)
-    images, targets = made_up(config, options.batch // world.size)
+    images, targets = made_up(config, options.batch // world.size, BOXES)
     times = []
     for _ in range(options.steps + 1):
         world.barrier()
@@ -89,17 +89,6 @@ def milliseconds(options: argparse.Namespace, world: World) -> float:
         optimizer.zero_grad(set_to_none=True)
         times.append(1e3 * (time.perf_counter() - began))
     return statistics.median(times[1:])
-
-
-def made_up(config: Config, count: int) -> tuple[torch.Tensor, Targets]:
-    """Noise, and boxes anywhere in it."""
-    side = config.net.width
-    images = torch.rand(count, config.net.channels, side, side).to(memory_format=torch.channels_last)
-    corners = torch.rand(count * BOXES, 2) * 0.5 * side
-    boxes = torch.cat((corners, corners + 16 + torch.rand(count * BOXES, 2) * 0.4 * side), dim=1)
-    labels = torch.zeros(count * BOXES, dtype=torch.int64)
-    image_index = torch.arange(count).repeat_interleave(BOXES)
-    return images, Targets(image_index, labels, boxes, torch.zeros(count * BOXES, dtype=torch.bool))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,9 @@ def add_device_flags(parser: argparse.ArgumentParser, *, workers: int = 2) -> No
 def add_compile_flag(parser: argparse._ActionsContainer) -> None:
     """--compile, for a network that is not trained."""
     parser.add_argument(
-        "--compile", action="store_true", help="let torch.compile make the network faster: minutes once, for many images"
+        "--compile",
+        action="store_true",
+        help="make the network faster by torch.compile: a minute once, for many images",
     )
 
 

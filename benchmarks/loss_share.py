@@ -1,0 +1,93 @@
+"""What part of a training step the loss is: ``python -m benchmarks.loss_share``.
+
+The loss has the whole mini-batch; forward and backward of the network, which grow in proportion to the images, have
+--step-batch of them and are multiplied, since no CPU here holds 64 images of 608 pixels. Losses include their own
+backward pass, down to the raw heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.made_up import made_up
+from benchmarks.step_cost import training_step
+from benchmarks.tables import RESULTS, Report, table
+from models.darknet import Darknet
+from models.losses.criterion import make_criterion
+from utils.cfg import Config, load_cfg, with_size
+from utils.device import precision_name, resolve_precision
+
+LOSSES = ("darknet", "scaled", "simota")
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/loss_share.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_share", description=__doc__)
+    parser.add_argument("--cfg", default="yolov4.cfg")
+    parser.add_argument("--size", type=int, default=608)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--boxes", type=int, default=20, help="in each image (20)")
+    parser.add_argument("--step-batch", type=int, default=2, help="images of the steps that are measured (2)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS / "loss_share.md")
+    options = parser.parse_args()
+    config = with_size(load_cfg(options.cfg), (options.size, options.size))
+    report = Report(options.out, "The loss, of a training step on a CPU")
+    losses = {name: seconds(loss_of(config, name, options.batch, options.boxes), options.rounds) for name in LOSSES}
+    rows = []
+    for precision in ("fp32", "bf16"):
+        device = torch.device("cpu")
+        dtype = resolve_precision(precision, device, training=True)
+        step = seconds(training_step(config, options.step_batch, device, dtype), options.rounds)
+        step *= options.batch / options.step_batch
+        rows += [(precision_name(dtype), name, step, loss, share(loss, step)) for name, loss in losses.items()]
+    times = options.batch // options.step_batch
+    title = (
+        f"{options.cfg}, {options.size} pixels, {options.batch} images of {options.boxes} boxes each. "
+        f"Medians of {options.rounds}; the network's {options.batch} images are those of {options.step_batch}, times {times}.\n\n"
+    )
+    header = ("precision", "--loss", "forward and backward, s", "loss, s", "loss, of the step")
+    report.add(title + table(header, rows))
+
+
+def loss_of(config: Config, name: str, batch: int, boxes: int) -> Callable[[], None]:
+    """The loss of random heads and its gradient, ready to run."""
+    torch.manual_seed(0)
+    network = Darknet(config).train()
+    with torch.no_grad():
+        shapes = [raw.shape[1:] for raw in network(made_up(config, 2, 1)[0])]
+    raws = [torch.randn(batch, *shape).requires_grad_() for shape in shapes]
+    targets = made_up(config, batch, boxes)[1]
+    criterion = make_criterion(network, name)
+
+    def once() -> None:
+        criterion(raws, targets).total.backward()
+        for raw in raws:
+            raw.grad = None
+
+    return once
+
+
+def seconds(once: Callable[[], None], rounds: int) -> float:
+    """The median time of a call, after one to warm up."""
+    times = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def share(loss: float, step: float) -> str:
+    """In per cent of step and loss together."""
+    return f"{loss / (step + loss):.1%}"
+
+
+if __name__ == "__main__":
+    main()
