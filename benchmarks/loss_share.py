@@ -50,7 +50,7 @@ def main() -> None:
     times = options.batch // options.step_batch
     title = (
         f"{options.cfg}, {options.size} pixels, {options.batch} images of {options.boxes} boxes each. "
-        f"Medians of {options.rounds}; the network's {options.batch} images are those of {options.step_batch}, times {times}.\n\n"
+        f"Medians of {options.rounds}; the network's times are {times} times those of {options.step_batch} images.\n\n"
     )
     header = ("precision", "--loss", "forward and backward, s", "loss, s", "loss, of the step")
     report.add(title + table(header, rows))
