@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from benchmarks.made_up import made_up
 from benchmarks.step_cost import training_step
 from benchmarks.tables import RESULTS, Report, table
 from models.darknet import Darknet
-from models.losses.criterion import make_criterion
+from models.losses.criterion import Criterion, make_criterion
 from utils.cfg import Config, load_cfg, with_size
 from utils.device import precision_name, resolve_precision
 
@@ -39,7 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     config = with_size(load_cfg(options.cfg), (options.size, options.size))
     report = Report(options.out, "The loss, of a training step on a CPU")
-    losses = {name: seconds(loss_of(config, name, options.batch, options.boxes), options.rounds) for name in LOSSES}
+    ways = losses_of(config, options.batch, options.boxes)
+    losses = {name: seconds(once, options.rounds) for name, once in ways.items()}
     rows = []
     for precision in ("fp32", "bf16"):
         device = torch.device("cpu")
@@ -56,22 +58,21 @@ def main() -> None:
     report.add(title + table(header, rows))
 
 
-def loss_of(config: Config, name: str, batch: int, boxes: int) -> Callable[[], None]:
-    """The loss of random heads and its gradient, ready to run."""
+def losses_of(config: Config, batch: int, boxes: int) -> dict[str, Callable[[], None]]:
+    """Each loss of the same random heads and its gradient, ready to run."""
     torch.manual_seed(0)
     network = Darknet(config).train()
     with torch.no_grad():
         shapes = [raw.shape[1:] for raw in network(made_up(config, 2, 1)[0])]
     raws = [torch.randn(batch, *shape).requires_grad_() for shape in shapes]
     targets = made_up(config, batch, boxes)[1]
-    criterion = make_criterion(network, name)
 
-    def once() -> None:
+    def once(criterion: Criterion) -> None:
         criterion(raws, targets).total.backward()
         for raw in raws:
             raw.grad = None
 
-    return once
+    return {name: partial(once, make_criterion(network, name)) for name in LOSSES}
 
 
 def seconds(once: Callable[[], None], rounds: int) -> float:

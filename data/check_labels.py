@@ -239,12 +239,16 @@ def text_findings(path: Path, split: Split) -> Iterator[Finding]:
     for file in files:
         for kind, message in read_labels(file, classes)[1]:
             bad.setdefault(kind, []).append(message)
-    for kind, messages in bad.items():
-        if kind == "class":
-            what, fix = f"lines with a class out of 0..{classes - 1}", _number_anew(files, classes)
-        else:
-            what, fix = "bad lines", _TEXT_FIXES[kind]
-        yield Finding("serious", f"{split} labels, {what}: {len(messages):,}; the first: {messages[0]}", fix)
+    for kind, fix in _TEXT_FIXES.items():
+        if kind in bad:
+            yield _bad_lines(f"{split} labels, bad lines", bad[kind], fix)
+    if "class" in bad:
+        what = f"{split} labels, lines with a class out of 0..{classes - 1}"
+        yield _bad_lines(what, bad["class"], _number_anew(files, classes))
+
+
+def _bad_lines(what: str, messages: Sequence[str], fix: str) -> Finding:
+    return Finding("serious", f"{what}: {len(messages):,}; the first: {messages[0]}", fix)
 
 
 def _number_anew(files: Sequence[Path], classes: int) -> str:
@@ -257,11 +261,12 @@ def _number_anew(files: Sequence[Path], classes: int) -> str:
     return "mend these lines"
 
 
+# In the order in which they are told; classes out of range come last.
 _TEXT_FIXES: dict[Fault, str] = {
-    "file": "mend or remove this file",
     "columns": "one box a line: class x-centre y-centre width height; polygons must become boxes",
-    "number": "mend or remove these lines",
     "range": "divide x and width by the width of the image, y and height by its height",
+    "number": "mend or remove these lines",
+    "file": "mend or remove this file",
 }
 
 

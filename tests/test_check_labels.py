@@ -235,8 +235,8 @@ def test_every_kind_of_bad_line_is_told_once(texts: Path) -> None:
     counts = [found.what.split("; ")[0] for found in text_findings(texts, "train")]
     assert counts == [
         "train labels, bad lines: 2",
-        "train labels, lines with a class out of 0..2: 2",
         "train labels, bad lines: 1",
+        "train labels, lines with a class out of 0..2: 2",
     ]
 
 

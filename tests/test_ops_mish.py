@@ -46,9 +46,9 @@ def test_derivative_is_within_a_few_float_steps(cpu_kernels):
     assert error.max() <= 3.5 * 2**-24  # PyTorch's own reaches 16
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.55), (torch.float16, 0.501)])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.52), (torch.float16, 0.501)])
 def test_every_half_value_is_rounded_well(cpu_kernels, dtype, limit):
-    """bf16 takes an exponential and a reciprocal of 13 bits, for 5 hundredths of its last place."""
+    """bf16 takes an exponential and a reciprocal of 13 bits, for 2 hundredths of its last place."""
     x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     x = x[x.isfinite()]
     exact, got = exact_mish(x), mish(x)

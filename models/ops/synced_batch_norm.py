@@ -60,11 +60,8 @@ def _moments_of_all(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
     The moments are joined about their common mean (Chan, Golub, LeVeque 1979): sums of squares would cancel.
     """
-    if x.numel() > x.size(1):
-        mean, invstd = ops.bn_stats(x, None, None, 0.0, eps)
-        variance = (invstd.pow(-2) - eps).clamp(min=0)
-    else:  # one value a channel, which the operator refuses as nn.BatchNorm2d does
-        mean, variance = native.statistics(x.to(torch.promote_types(x.dtype, torch.float32)))
+    mean, invstd = ops.bn_stats(x, None, None, 0.0, eps)
+    variance = (invstd.pow(-2) - eps).clamp(min=0)
     own = torch.cat((mean, variance, mean.new_tensor([x.numel() // x.size(1)])))
     every = own.new_empty((dist.get_world_size() * own.numel(),))
     dist.all_gather_into_tensor(every, own)
