@@ -4,7 +4,7 @@ python -m benchmarks.darknet_parity --cfg nano.cfg --weights nano.weights --data
 
 Both use the same network, thresholds and truth. The transcription (tests/reference/darknet_detector.py) is written
 loop by loop in numpy, and its boxes are measured by pycocotools as `darknet detector valid` writes them: all that
-exceed the score threshold, while eval.py takes the best 100 of an image.
+exceed the score threshold, while eval.py takes the best 1,000 of an image.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def command_line() -> str:
     spec = sys.modules["__main__"].__spec__
     script = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
     return shlex.join(
-        ["python", *(Path(part).name if part.startswith("/") else part for part in (*script, *sys.argv[1:]))]
+        ["python", *(Path(part).name if part.startswith(("/", "../")) else part for part in (*script, *sys.argv[1:]))]
     )
 
 
