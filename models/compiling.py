@@ -10,7 +10,7 @@ from torch import Tensor
 from models.darknet import Darknet
 from models.excitation import AssistedExcitation
 from models.layers_pointwise import DropBlockLayer
-from models.ops import get_ops
+from models.ops import PackedConv2d, get_ops
 from models.ops.extension import side
 
 Backend = str | Callable[..., Callable[..., object]]
@@ -35,6 +35,10 @@ def compile_layers(network: Darknet, backend: Backend = "inductor") -> None:
         return
     if get_ops() != "native" and next(network.parameters()).is_cpu:
         side("cpu")  # what is compiled calls the operators that are there by then
+    if not network.training:
+        for module in network.modules():
+            if isinstance(module, PackedConv2d):
+                module.prepare()
     network.run_layers = _Compiled(network, backend)
 
 

@@ -101,7 +101,10 @@ class ConvolutionalLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, filters, H', W')."""
-        x = normalize_and_activate(self.conv(x), self.bn, self.activation)
+        if self.bn is None and self.activation in native.ACTIVATIONS:
+            x = self.conv.activated(x, self.activation)
+        else:
+            x = normalize_and_activate(self.conv(x), self.bn, self.activation)
         if self.training and self.excitation is not None:
             x = self.excitation(x)
         return x if self.blur is None else self.blur(x)

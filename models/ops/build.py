@@ -29,7 +29,10 @@ SLOWEST_BUILD = 900  # seconds for one file; a compiler that takes longer hangs
 _TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11: the library also loads in every later torch
 _HEADERS = ("activation.h", "extent.h", "tensors.h")
 _SIDE_SOURCES = {
-    "cpu": ("cpu_kernels.h", "cpu_kernels.cpp", "cpu_ops.cpp", "simd.h"),
+    "cpu": (
+        *("cpu_kernels.h", "cpu_kernels.cpp", "cpu_math.h", "cpu_ops.cpp", "simd.h"),
+        *("amx_conv.cpp", "amx_input.h", "conv.h", "conv_ops.cpp"),
+    ),
     "cuda": ("cuda_math.cuh", "cuda_kernels.cuh", "cuda_ops.cu"),
 }
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c")
@@ -39,6 +42,7 @@ _INSTRUCTION_SETS = {
     "avx512": (64, _AVX512),
     "avx512bf16": (64, (*_AVX512, "-mavx512bf16")),
 }
+_AMX = (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 
 
 class BuildError(RuntimeError):
@@ -156,7 +160,9 @@ def _plan(side: str) -> tuple[list[list[str]], list[str]]:
         return [[*flags, *include, "-c", str(SOURCES / "cuda_ops.cu")]], [*libraries, "-ltorch_cuda"]
     flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden"]
     x86 = platform.machine() in ("x86_64", "AMD64")
-    objects = [[*flags, *include, "-c", str(SOURCES / "cpu_ops.cpp")]]
+    objects = [[*flags, *include, "-c", str(SOURCES / name)] for name in ("cpu_ops.cpp", "conv_ops.cpp")]
+    if x86:
+        objects.append([*flags, *_AMX, "-DOPS_ISA=amx", "-DOPS_BYTES=64", "-c", str(SOURCES / "amx_conv.cpp")])
     for name, (width, machine) in _INSTRUCTION_SETS.items():
         if name == "plain" or x86:
             defines = [f"-DOPS_ISA={name}", f'-DOPS_NAME="{name}"', f"-DOPS_BYTES={width}"]

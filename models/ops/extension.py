@@ -35,6 +35,7 @@ class Side:
     device: str
     library: Path | None
     reason: str = ""
+    has_conv_act: bool = False
 
 
 _sides: dict[str, Side] = {}
@@ -120,6 +121,11 @@ def fused_in_compiled(x: torch.Tensor) -> bool:
     return "cpu" in _sides and _sides["cpu"].library is not None
 
 
+def has_conv_act() -> bool:
+    """Whether ``conv_act`` runs here: the CPU's library works and the processor has AMX."""
+    return has_fused("cpu") and side("cpu").has_conv_act
+
+
 def use_cpu_kernels(name: str) -> str:
     """Switch the CPU side to "plain", "avx2", "avx512" or "avx512bf16", by "" to the fastest; return what is used."""
     found = side("cpu")
@@ -135,13 +141,16 @@ def _load(device: str) -> Side:
         return Side(device, None, "this torch is not built for CUDA")
     try:
         library = _open(device)
+        convolves = device == "cpu" and bool(ctypes.CDLL(str(library)).ops_has_conv_act())
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
             _prove(device)
+            if convolves:
+                _prove_conv_act()
     except (BuildError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(f"yolov4: native operators for {device}: {reason}", file=sys.stderr, flush=True)
         return Side(device, None, reason)
-    return Side(device, library)
+    return Side(device, library, has_conv_act=convolves)
 
 
 def _open(device: str) -> Path:
@@ -182,6 +191,21 @@ def _prove_on(x: torch.Tensor, tolerance: float) -> None:
         for part, got, wanted in zip(("x", "weight", "bias"), ours, grads, strict=True):
             pairs[f"{name} backward to {part}"] = (got, wanted)
     for name, (got, wanted) in pairs.items():
-        scale = wanted.abs().max().clamp(min=1.0)
-        if not ((got.float() - wanted).abs() <= tolerance * scale).all():
-            raise BuildError(f"the smoke test of {name} failed for {x.dtype}")
+        _compare(name, got, wanted, tolerance)
+
+
+def _prove_conv_act() -> None:
+    for channels, kernel, stride in ((3, 3, 1), (40, 3, 2), (64, 1, 1)):
+        x = torch.linspace(-3, 3, channels * 70).sin().view(1, channels, 7, 10).bfloat16()
+        weights = torch.linspace(-2, 2, 40 * channels * kernel**2).cos().view(40, channels, kernel, kernel).bfloat16()
+        bias, padding = torch.linspace(-1, 1, 40), kernel // 2
+        wanted = F.mish(F.conv2d(x.float(), weights.float(), bias, stride, padding))
+        x = x.contiguous(memory_format=torch.channels_last)
+        found = ops.conv_act(x, ops.conv_pack(weights), bias, 40, kernel, stride, padding, native.ACTIVATIONS["mish"])
+        _compare("conv_act", found, wanted, 2e-2)
+
+
+def _compare(name: str, found: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
+    scale = wanted.abs().max().clamp(min=1.0)
+    if not ((found.float() - wanted).abs() <= tolerance * scale).all():
+        raise BuildError(f"the smoke test of {name} failed for {found.dtype}")

@@ -1,4 +1,4 @@
-"""A convolution that keeps its weights as the CPU's library wants them."""
+"""A convolution that keeps its weights as the CPU's kernels want them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.ops.extension import get_ops
+from models.ops import native
+from models.ops.batch_norm_act import bias_act
+from models.ops.extension import get_ops, has_conv_act
+from models.ops.registration import ops
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_LARGEST_KERNEL = 8  # of conv_act
 
 
 def _available() -> bool:
@@ -22,20 +26,53 @@ AVAILABLE = _available()
 
 
 class PackedConv2d(nn.Conv2d):
-    """nn.Conv2d; in inference on a CPU its weights are put into oneDNN's order once, and not at every call.
+    """nn.Conv2d; in inference on a CPU its weights are put into the kernels' order once, and not at every call.
 
     For one image that order costs YOLOv4 a tenth of its time. The results are those of nn.Conv2d. It happens when the
     weights are frozen (``requires_grad`` False), as ``Darknet.fuse`` leaves them, and takes their memory once more.
     """
 
-    _packed: tuple[tuple[int, int], Tensor] | None = None
+    _packed: tuple[object, tuple[Tensor, Tensor | None]] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("prepared_weight", None, persistent=False)
+        self.register_buffer("prepared_bias", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, filters, H', W')."""
         if not self._packs(x):
             return super().forward(x)
+        weight, _ = self._kept("oneDNN", x)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        return torch.ops.mkldnn._convolution_pointwise(x, self._weight(x), self.bias, *geometry, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, "none", [], "")
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """The convolution's activation, by Darknet's name: one operator in bf16 on a processor with AMX."""
+        if self.prepared_weight is not None and native.compiles():
+            weight, bias = self.prepared_weight, self.prepared_bias
+        elif self._joins(x) and self._packs(x):
+            weight, bias = self._kept("conv_act", x)
+        else:
+            return bias_act(self(x), None, activation, inplace=True)
+        x = x.contiguous(memory_format=torch.channels_last)
+        geometry = (self.out_channels, self.kernel_size[0], self.stride[0], self.padding[0])
+        return ops.conv_act(x, weight, bias, *geometry, native.ACTIVATIONS[activation])
+
+    def prepare(self) -> None:
+        """Before compilation: where conv_act computes this convolution, keep what it wants as constants."""
+        if self._joins(self.weight) and not self.weight.requires_grad:
+            self.prepared_weight = ops.conv_pack(self.weight)
+            self.prepared_bias = None if self.bias is None else self.bias.float()
+
+    def _joins(self, x: Tensor) -> bool:
+        """Whether conv_act computes this convolution of tensors like ``x``."""
+        if x.dtype != torch.bfloat16 or not x.is_cpu or type(self).forward is not PackedConv2d.forward:
+            return False
+        kernel, stride, padding = self.kernel_size, self.stride, self.padding
+        square = all(height == width for height, width in (kernel, stride, padding))
+        fits = square and padding[0] < kernel[0] <= _LARGEST_KERNEL and min(x.shape[2:]) + 2 * padding[0] >= kernel[0]
+        return fits and self.groups == 1 and self.dilation == (1, 1) and has_conv_act()
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
@@ -47,13 +84,18 @@ class PackedConv2d(nn.Conv2d):
             return False
         return x.numel() > 0 and not (x.requires_grad and torch.is_grad_enabled())
 
-    def _weight(self, x: Tensor) -> Tensor:
-        """The packed weights; packed again when they were written to or moved."""
-        key = (self.weight._version, self.weight.data_ptr())
+    def _kept(self, order: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weights and bias as ``order``'s kernels want them; made again when they were written to or moved."""
+        weight, bias = self.weight, self.bias
+        key = (order, weight._version, weight.data_ptr(), None if bias is None else (bias._version, bias.data_ptr()))
         if self._packed is None or self._packed[0] != key:
-            geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-            weight = self.weight.detach().to_mkldnn()
-            self._packed = (key, torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *geometry, list(x.shape)))
+            if order == "conv_act":
+                packed = ops.conv_pack(weight), None if bias is None else bias.float()
+            else:
+                geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+                dense = weight.detach().to_mkldnn()
+                packed = torch._C._nn.mkldnn_reorder_conv2d_weight(dense, *geometry, list(x.shape)), bias
+            self._packed = (key, packed)
         return self._packed[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -24,8 +24,11 @@ for _schema in (
     "bn_act_backward(Tensor grad, Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, int activation,"
     " bool training) -> (Tensor, Tensor, Tensor)",
     "bias_act_(Tensor(a!) x, Tensor? bias, int activation) -> ()",
+    "conv_act(Tensor x, Tensor weights, Tensor? bias, int filters, int kernel, int stride, int padding, int activation)"
+    " -> Tensor",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("conv_pack(Tensor weights) -> Tensor")  # before anything is compiled, so that it needs no fake
 
 ops = getattr(torch.ops, NAMESPACE)
 
@@ -67,6 +70,12 @@ def _channel_values(x: Tensor) -> Tensor:
     return x.new_empty((x.size(1),), dtype=compute_dtype(x.dtype))
 
 
+def _convolved(x, weights, bias, filters, kernel, stride, padding, activation) -> Tensor:
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
+    shape = (x.size(0), filters, height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 _FAKES = {
     "mish": lambda x: torch.empty_like(x),
     "mish_backward": lambda grad, x: torch.empty_like(x),
@@ -75,6 +84,7 @@ _FAKES = {
     "bn_act": lambda x, *_: _like_features(x),
     "bn_act_backward": lambda grad, x, *_: (_like_features(x), _channel_values(x), _channel_values(x)),
     "bias_act_": lambda x, bias, activation: None,
+    "conv_act": _convolved,
 }
 for _operator, _fake in _FAKES.items():
     torch.library.register_fake(_name(_operator), _fake, lib=_library)

@@ -2,22 +2,9 @@
 // Nothing here may call an inline function of the standard library: the linker could share its AVX copy.
 
 #include "cpu_kernels.h"
-#include "simd.h"
-
-#include "activation.h"
+#include "cpu_math.h"
 
 namespace ops::OPS_ISA {
-
-struct Coarse {
-  OPS_FN Float exp(Float x) { return exp_coarse(x); }
-  OPS_FN Float ratio(Float a, Float b) { return a * inverse_coarse(b); }
-  OPS_FN Float inverse(Float b) { return inverse_coarse(b); }
-};
-template <>
-struct ArithmeticOf<BFloat16> {
-  using type = Coarse;
-};
-
 namespace {
 
 constexpr int64_t piece = 4096;  // elements summed in float before the sum moves to a double
@@ -347,15 +334,7 @@ void for_dtype(Dtype dtype, Call call) {
 
 template <class Call>
 void for_activation(Dtype dtype, Activation activation, Call call) {
-  for_dtype(dtype, [&](auto type) {
-    switch (activation) {
-      case Activation::mish: return call(type, Mish{});
-      case Activation::leaky: return call(type, Leaky{});
-      case Activation::relu: return call(type, Relu{});
-      case Activation::swish: return call(type, Swish{});
-      case Activation::identity: return call(type, Identity{});
-    }
-  });
+  for_dtype(dtype, [&](auto type) { with_activation(activation, [&](auto f) { call(type, f); }); });
 }
 
 #define OPS_IN(p) static_cast<const T*>(p)
