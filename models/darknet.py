@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from models.build import build_layer
 from models.excitation import AssistedExcitation
 from models.graph import Graph, plan
 from models.layers import ConvolutionalLayer
+from models.layers_merging import ShortcutLayer
 from models.layers_pointwise import DropBlockLayer
 from models.postprocess import postprocess
 from models.summary import summary
@@ -56,6 +58,7 @@ class Darknet(nn.Module):
         for module in self.modules():
             if isinstance(module, CrossMiniBatchNorm2d):
                 module.subdivisions = config.net.subdivisions
+        self._sources = [node.sources for node in self.graph.nodes]  # as the layers are called; `fuse` moves some
         self._dead_after = _dead_after(self.graph)
         self._frozen_layers = 0
         self.freeze(max((i + 1 for i, section in enumerate(config.layers) if section.stopbackward == 1), default=0))
@@ -100,7 +103,7 @@ class Darknet(nn.Module):
         raws: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             node = self.graph.nodes[index]
-            sources = [alive[source] for source in node.sources]
+            sources = [alive[source] for source in self._sources[index]]
             if index < frozen:
                 with torch.no_grad():
                     x = layer(x, *sources)
@@ -164,11 +167,18 @@ class Darknet(nn.Module):
         return self
 
     def fuse(self) -> Darknet:
-        """Fold every batch norm into its convolution, in place, for inference only; return the network."""
+        """Fold every batch norm into its convolution, in place, for inference only; return the network.
+
+        A convolution also adds what a shortcut right behind it would, where nothing else reads the one's output.
+        """
         self.eval().requires_grad_(False)
         for layer in self.layers:
             if isinstance(layer, ConvolutionalLayer):
                 layer.fuse()
+        for index, (layer, after) in enumerate(pairwise(self.layers)):
+            joins = isinstance(layer, ConvolutionalLayer) and isinstance(after, ShortcutLayer) and after.only_adds
+            if joins and layer.takes_shortcut and self.graph.last_use[index] == index:
+                self._sources[index], self._sources[index + 1] = self.graph.nodes[index + 1].sources, ()
         return self
 
     def cast(self, dtype: torch.dtype) -> Darknet:

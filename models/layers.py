@@ -99,15 +99,21 @@ class ConvolutionalLayer(nn.Module):
         self.excitation = AssistedExcitation(section.assisted_excitation) if section.assisted_excitation else None
         self.blur = Blur(section.antialiasing, strides) if section.antialiasing else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, filters, H', W')."""
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to (B, filters, H', W'); ``added`` is a shortcut's source, where the layer is fused with it."""
         if self.bn is None and self.activation in native.ACTIVATIONS:
-            x = self.conv.activated(x, self.activation)
+            x = self.conv.activated(x, self.activation, added)
         else:
             x = normalize_and_activate(self.conv(x), self.bn, self.activation)
         if self.training and self.excitation is not None:
             x = self.excitation(x)
         return x if self.blur is None else self.blur(x)
+
+    @property
+    def takes_shortcut(self) -> bool:
+        """Whether ``forward`` can add what a shortcut behind it would."""
+        ends = self.blur is None and self.excitation is None
+        return ends and self.bn is None and self.activation in native.ACTIVATIONS
 
     def darknet_parameters(self) -> NamedTensors:
         """Bias, batch norm, weights; nothing where another layer stores them."""

@@ -33,6 +33,8 @@ class ShortcutLayer(nn.Module):
 
     A source with fewer channels is added to the first ones, of one with more only the first are taken. Of a larger map
     every second (third ...) pixel is added, as in the Darknet that the published ResNets were trained with.
+
+    ``only_adds``: it is the plain sum of the previous layer and one source of the same shape.
     """
 
     def __init__(self, node: Node) -> None:
@@ -40,13 +42,15 @@ class ShortcutLayer(nn.Module):
         section: Shortcut = node.section
         self.activation, self.normalization = section.activation, section.weights_normalization
         terms = 1 + len(node.sources)
+        plain = section.activation == "linear" and section.weights_type == "none"
+        self.only_adds = plain and node.source_shapes == (node.inputs,)
         self.weight = None
         if section.weights_type != "none":
             channels = node.inputs[0] if section.weights_type == "per_channel" else 1
             self.weight = nn.Parameter(torch.ones(terms, channels))
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """(B, C, H, W) to the same shape; without sources, as a fused network calls it, the sum is ``x``."""
         terms = [x, *(_fit(source, x) for source in sources)]
         if self.weight is not None:
             weights = self._normalized_weights()[:, :, None, None].to(x.dtype)  # (terms, C or 1, 1, 1)

@@ -236,6 +236,32 @@ def test_fused_network_agrees_and_has_no_batch_norm() -> None:
     assert wanted[0].shape == (3, 16, 8, 16)
 
 
+@pytest.mark.parametrize(
+    "old, new, joined",
+    [
+        ("", "", True),
+        ("[shortcut]\nfrom=-2\n", "[shortcut]\nfrom=-2\nactivation=leaky\n", False),
+        ("[shortcut]\nfrom=-2\n", "[shortcut]\nfrom=-2\nweights_type=per_feature\n", False),
+        ("[shortcut]\nfrom=-2\n", "[shortcut]\nfrom=-3\n", False),  # another shape
+        ("[route]\nlayers=-3\n", "[route]\nlayers=-4\n", False),  # of the convolution before it
+        ("filters=16\nsize=3\npad=1\nstride=1\n", "filters=16\nsize=3\npad=1\nstride=1\nantialiasing=1\n", False),
+    ],
+)
+def test_fused_convolutions_add_what_a_shortcut_would(old: str, new: str, joined: bool) -> None:
+    torch.manual_seed(0)
+    network = Darknet(parse_cfg(TINY.replace(old, new))).eval()
+    shortcut = next(index for index, node in enumerate(network.graph.nodes) if node.section.kind == "shortcut")
+    assert network._sources[shortcut] == network.graph.nodes[shortcut].sources
+    x = torch.rand(2, 3, 32, 64)
+    with torch.no_grad():
+        wanted = network(x)
+        found = network.fuse()(x)
+    assert (network._sources[shortcut] == ()) is joined
+    assert (network._sources[shortcut - 1] == network.graph.nodes[shortcut].sources) is joined
+    for one, other in zip(wanted, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_load_network(tmp_path: Path) -> None:
     network = tiny()
     cfg, weights, checkpoint = (tmp_path / f"tiny.{suffix}" for suffix in ("cfg", "weights", "pt"))

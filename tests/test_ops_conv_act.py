@@ -71,7 +71,7 @@ def test_is_the_convolution_rounded_once(name):
     *shape, stride, padding, batch = GEOMETRIES[name]
     x, weights, bias = tensors(*shape, batch)
     filters, kernel = shape[3:]
-    y = ops.conv_act(x, ops.conv_pack(weights), bias, filters, kernel, stride, padding, MISH)
+    y = ops.conv_act(x, ops.conv_pack(weights), bias, None, filters, kernel, stride, padding, MISH)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert_rounded(y, oracle(x, weights, bias, stride, padding, "mish"))
 
@@ -80,8 +80,21 @@ def test_is_the_convolution_rounded_once(name):
 def test_every_activation(activation):
     x, weights, bias = tensors(32, 10, 10, 48, 3, 1)
     for shift in (bias, bias.bfloat16(), None):
-        y = ops.conv_act(x, ops.conv_pack(weights), shift, 48, 3, 1, 1, native.ACTIVATIONS[activation])
+        y = ops.conv_act(x, ops.conv_pack(weights), shift, None, 48, 3, 1, 1, native.ACTIVATIONS[activation])
         assert_rounded(y, oracle(x, weights, shift, 1, 1, activation))
+
+
+@pytest.mark.parametrize(
+    "name", ["3x3", "1x1, channels and filters over", "3x3, channels over", "3x3, stride 2", "grey"]
+)
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
+def test_adds_another_map(name, memory):
+    *shape, stride, padding, batch = GEOMETRIES[name]
+    x, weights, bias = tensors(*shape, batch)
+    exact = oracle(x, weights, bias, stride, padding, "mish")
+    added = torch.randn_like(exact).bfloat16().contiguous(memory_format=memory)
+    y = ops.conv_act(x, ops.conv_pack(weights), bias, added, *shape[3:], stride, padding, MISH)
+    assert ((y.double() - exact - added).abs() <= (exact + added).abs() * (2**-8 * 1.04) + exact.abs() * 1e-3).all()
 
 
 @pytest.mark.parametrize("name", ["several strips", "many filters", "1x1, a position over"])
@@ -92,7 +105,7 @@ def test_threads_change_nothing(name):
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(ops.conv_act(x, ops.conv_pack(weights), bias, *shape[3:], stride, padding, MISH))
+            found.append(ops.conv_act(x, ops.conv_pack(weights), bias, None, *shape[3:], stride, padding, MISH))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -102,7 +115,7 @@ def test_threads_change_nothing(name):
 def test_what_is_not_finite_stays_where_it_belongs(kernel):
     x, weights, bias = tensors(32, 8, 9, 40, kernel, 1)
     x[0, 5, 2, 3], x[0, 7, 6, 6] = float("nan"), float("inf")
-    y = ops.conv_act(x, ops.conv_pack(weights), bias, 40, kernel, 1, kernel // 2, MISH)
+    y = ops.conv_act(x, ops.conv_pack(weights), bias, None, 40, kernel, 1, kernel // 2, MISH)
     exact = oracle(x, weights, bias, 1, kernel // 2, "mish")
     near = torch.zeros(8, 9, dtype=torch.bool)
     reach = kernel // 2
@@ -114,7 +127,7 @@ def test_what_is_not_finite_stays_where_it_belongs(kernel):
 
 def test_far_below_zero_and_above():
     x, weights, bias = tensors(32, 6, 6, 32, 1, 1)
-    y = ops.conv_act(x * 200, ops.conv_pack(weights), bias, 32, 1, 1, 0, MISH)
+    y = ops.conv_act(x * 200, ops.conv_pack(weights), bias, None, 32, 1, 1, 0, MISH)
     exact = oracle(x * 200, weights, bias, 1, 0, "mish")
     assert exact.min() < -0.29 and exact.max() > 300 and (exact.abs() < 1e-38).any()
     assert_rounded(y, exact)
@@ -124,15 +137,17 @@ def test_refuses_what_it_cannot_do():
     x, weights, bias = tensors(32, 6, 6, 32, 3, 1)
     packed = ops.conv_pack(weights)
     for arguments, message in (
-        ((x.contiguous(), packed, bias, 32, 3, 1, 1, MISH), "channels_last bfloat16 x"),
-        ((x.float(), packed, bias, 32, 3, 1, 1, MISH), "channels_last bfloat16 x"),
-        ((x, packed, bias, 64, 3, 1, 1, MISH), "packed bfloat16 weights"),
-        ((x, packed.float(), bias, 32, 3, 1, 1, MISH), "packed bfloat16 weights"),
-        ((x, packed, bias[:5], 32, 3, 1, 1, MISH), "one value a channel"),
-        ((x, packed, bias, 32, 3, 1, 3, MISH), "less padding"),
-        ((x, packed, bias, 32, 3, 0, 1, MISH), "wants a kernel"),
-        ((x[:, :, :2], packed, bias, 32, 3, 1, 0, MISH), "not smaller"),
-        ((x, packed, bias, 32, 3, 1, 1, 9), "no activation has the code 9"),
+        ((x.contiguous(), packed, bias, None, 32, 3, 1, 1, MISH), "channels_last bfloat16 x"),
+        ((x.float(), packed, bias, None, 32, 3, 1, 1, MISH), "channels_last bfloat16 x"),
+        ((x, packed, bias, None, 64, 3, 1, 1, MISH), "packed bfloat16 weights"),
+        ((x, packed.float(), bias, None, 32, 3, 1, 1, MISH), "packed bfloat16 weights"),
+        ((x, packed, bias[:5], None, 32, 3, 1, 1, MISH), "one value a channel"),
+        ((x, packed, bias, x[:, :, :5], 32, 3, 1, 1, MISH), "what is added must have the result's shape"),
+        ((x, packed, bias, x.float(), 32, 3, 1, 1, MISH), "what is added must have the result's shape"),
+        ((x, packed, bias, None, 32, 3, 1, 3, MISH), "less padding"),
+        ((x, packed, bias, None, 32, 3, 0, 1, MISH), "wants a kernel"),
+        ((x[:, :, :2], packed, bias, None, 32, 3, 1, 0, MISH), "not smaller"),
+        ((x, packed, bias, None, 32, 3, 1, 1, 9), "no activation has the code 9"),
     ):
         with pytest.raises(RuntimeError, match=message):
             ops.conv_act(*arguments)
@@ -142,7 +157,7 @@ def test_refuses_what_it_cannot_do():
 
 def test_opcheck():
     x, weights, bias = tensors(32, 6, 6, 40, 3, 2)
-    torch.library.opcheck(ops.conv_act.default, (x, ops.conv_pack(weights), bias, 40, 3, 2, 1, MISH))
+    torch.library.opcheck(ops.conv_act.default, (x, ops.conv_pack(weights), bias, None, 40, 3, 2, 1, MISH))
 
 
 # --- the module ----------------------------------------------------------------------------------------------------
@@ -187,7 +202,10 @@ def test_module_takes_what_the_operator_can_do(calls, geometry, taken):
     conv, x = frozen(**geometry), torch.randn(2, 32, 9, 9).bfloat16()
     y = conv.activated(x, "leaky")  # contiguous as well
     assert bool(calls) is taken
-    torch.testing.assert_close(y, F.leaky_relu(nn.Conv2d.forward(conv, x), 0.1), rtol=2e-2, atol=1e-2)
+    wanted = F.leaky_relu(nn.Conv2d.forward(conv, x), 0.1)
+    torch.testing.assert_close(y, wanted, rtol=2e-2, atol=1e-2)
+    torch.testing.assert_close(conv.activated(x, "leaky", wanted), 2 * wanted, rtol=2e-2, atol=2e-2)
+    del calls[1:]
     set_ops("native")
     conv.activated(x, "leaky")
     set_ops("auto")

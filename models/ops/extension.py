@@ -201,7 +201,8 @@ def _prove_conv_act() -> None:
         bias, padding = torch.linspace(-1, 1, 40), kernel // 2
         wanted = F.mish(F.conv2d(x.float(), weights.float(), bias, stride, padding))
         x = x.contiguous(memory_format=torch.channels_last)
-        found = ops.conv_act(x, ops.conv_pack(weights), bias, 40, kernel, stride, padding, native.ACTIVATIONS["mish"])
+        geometry = (40, kernel, stride, padding, native.ACTIVATIONS["mish"])
+        found = ops.conv_act(x, ops.conv_pack(weights), bias, None, *geometry)
         _compare("conv_act", found, wanted, 2e-2)
 
 

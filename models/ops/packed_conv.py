@@ -36,6 +36,7 @@ class PackedConv2d(nn.Conv2d):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._joinable = self._is_plain_square()
         self.register_buffer("prepared_weight", None, persistent=False)
         self.register_buffer("prepared_bias", None, persistent=False)
 
@@ -47,17 +48,23 @@ class PackedConv2d(nn.Conv2d):
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, "none", [], "")
 
-    def activated(self, x: Tensor, activation: str) -> Tensor:
-        """The convolution's activation, by Darknet's name: one operator in bf16 on a processor with AMX."""
+    def activated(self, x: Tensor, activation: str, added: Tensor | None = None) -> Tensor:
+        """``activation(conv(x)) + added``: one operator in bf16 on a processor with AMX.
+
+        Args:
+            activation: one of ``ACTIVATIONS``.
+            added: (B, filters, H', W') or None.
+        """
         if self.prepared_weight is not None and native.compiles():
             weight, bias = self.prepared_weight, self.prepared_bias
         elif self._joins(x) and self._packs(x):
             weight, bias = self._kept("conv_act", x)
         else:
-            return bias_act(self(x), None, activation, inplace=True)
+            y = bias_act(self(x), None, activation, inplace=True)
+            return y if added is None else y + added
         x = x.contiguous(memory_format=torch.channels_last)
         geometry = (self.out_channels, self.kernel_size[0], self.stride[0], self.padding[0])
-        return ops.conv_act(x, weight, bias, *geometry, native.ACTIVATIONS[activation])
+        return ops.conv_act(x, weight, bias, added, *geometry, native.ACTIVATIONS[activation])
 
     def prepare(self) -> None:
         """Before compilation: where conv_act computes this convolution, keep what it wants as constants."""
@@ -69,10 +76,15 @@ class PackedConv2d(nn.Conv2d):
         """Whether conv_act computes this convolution of tensors like ``x``."""
         if x.dtype != torch.bfloat16 or not x.is_cpu or type(self).forward is not PackedConv2d.forward:
             return False
-        kernel, stride, padding = self.kernel_size, self.stride, self.padding
-        square = all(height == width for height, width in (kernel, stride, padding))
-        fits = square and padding[0] < kernel[0] <= _LARGEST_KERNEL and min(x.shape[2:]) + 2 * padding[0] >= kernel[0]
-        return fits and self.groups == 1 and self.dilation == (1, 1) and has_conv_act()
+        return self._joinable and min(x.shape[2:]) + 2 * self.padding[0] >= self.kernel_size[0] and has_conv_act()
+
+    def _is_plain_square(self) -> bool:
+        """Whether conv_act knows this geometry."""
+        geometry = (self.kernel_size, self.stride, self.padding)
+        if isinstance(self.padding, str) or any(height != width for height, width in geometry):
+            return False
+        fits = self.padding[0] < self.kernel_size[0] <= _LARGEST_KERNEL
+        return fits and self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight

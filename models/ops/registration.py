@@ -24,8 +24,8 @@ for _schema in (
     "bn_act_backward(Tensor grad, Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, int activation,"
     " bool training) -> (Tensor, Tensor, Tensor)",
     "bias_act_(Tensor(a!) x, Tensor? bias, int activation) -> ()",
-    "conv_act(Tensor x, Tensor weights, Tensor? bias, int filters, int kernel, int stride, int padding, int activation)"
-    " -> Tensor",
+    "conv_act(Tensor x, Tensor weights, Tensor? bias, Tensor? added, int filters, int kernel, int stride, int padding,"
+    " int activation) -> Tensor",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("conv_pack(Tensor weights) -> Tensor")  # before anything is compiled, so that it needs no fake
@@ -70,7 +70,7 @@ def _channel_values(x: Tensor) -> Tensor:
     return x.new_empty((x.size(1),), dtype=compute_dtype(x.dtype))
 
 
-def _convolved(x, weights, bias, filters, kernel, stride, padding, activation) -> Tensor:
+def _convolved(x, weights, bias, added, filters, kernel, stride, padding, activation) -> Tensor:
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
     shape = (x.size(0), filters, height, width)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -87,18 +87,29 @@ OPS_INLINE void multiply(const Operand& a, int64_t groups, const char* at, const
   }
 }
 
-// y = f(sums + bias) for the filters of one position.
+// What follows the sums of one block of filters: bias, activation and, where there is one, another map to add.
 template <class F>
-OPS_INLINE void finish(const float* sums, Float bias0, Float bias1, BFloat16* y, int64_t filters) {
-  const Float y0 = activated<BFloat16, F>(load(sums) + bias0), y1 = activated<BFloat16, F>(load(sums + 16) + bias1);
-  if (filters >= filter_block) {
-    store(y, y0);
-    store(y + 16, y1);
-  } else {
-    store_up_to(y, y0, filters);
-    if (filters > 16) store_up_to(y + 16, y1, filters - 16);
+struct Finish {
+  Float bias0, bias1;
+  const BFloat16* added;  // as y, or null
+  BFloat16* y;
+  int64_t filters;  // from the block's first to the last of all
+
+  inline __attribute__((always_inline)) void operator()(const float* sums, int64_t at) const {
+    Float y0 = activated<BFloat16, F>(load(sums) + bias0), y1 = activated<BFloat16, F>(load(sums + 16) + bias1);
+    if (filters >= filter_block) {
+      if (added) y0 += load(added + at), y1 += load(added + at + 16);
+      store(y + at, y0);
+      store(y + at + 16, y1);
+      return;
+    }
+    if (added) y0 += load_up_to(added + at, filters);
+    store_up_to(y + at, y0, filters);
+    if (filters <= 16) return;
+    if (added) y1 += load_up_to(added + at + 16, filters - 16);
+    store_up_to(y + at + 16, y1, filters - 16);
   }
-}
+};
 
 // The rows of the image that the next strip reads and this one does not.
 Prefetch next_input(const Conv& conv, const BFloat16* image, Part part, int64_t times) {
@@ -111,8 +122,8 @@ Prefetch next_input(const Conv& conv, const BFloat16* image, Part part, int64_t 
 }
 
 template <class F>
-void conv_act(const Conv& conv, const BFloat16* x, const char* weights, const float* bias, BFloat16* y, Part part,
-              char* buffer) {
+void conv_act(const Conv& conv, const BFloat16* x, const char* weights, const float* bias, const BFloat16* added,
+              BFloat16* y, Part part, char* buffer) {
   const BFloat16* image = x + part.image * conv.height * conv.width * conv.channels;
   const Operand a = operand_of(conv, image, part, buffer);
   const int64_t width = conv.out_width(), row = row_positions(conv), positions = (part.row_end - part.row_begin) * row;
@@ -121,7 +132,7 @@ void conv_act(const Conv& conv, const BFloat16* x, const char* weights, const fl
   // What comes from memory next: the next filters' weights where they are many, else the next strip's input.
   const bool many = blocks * block_bytes > many_weights;
   Prefetch prefetch = many ? Prefetch{nullptr, 0, 1} : next_input(conv, image, part, blocks * steps);
-  y += (part.image * conv.out_height() + part.row_begin) * width * conv.filters;
+  const int64_t begin = (part.image * conv.out_height() + part.row_begin) * width * conv.filters;
 
   const TilesInUse in_use;
   alignas(64) float block[block_rows * filter_block];
@@ -129,10 +140,10 @@ void conv_act(const Conv& conv, const BFloat16* x, const char* weights, const fl
     const int64_t filter = b * filter_block, filters = conv.filters - filter;
     const Float bias0 = bias ? load_up_to(bias + filter, filters) : Float{};
     const Float bias1 = bias && filters > 16 ? load_up_to(bias + filter + 16, filters - 16) : Float{};
+    const Finish<F> finish{bias0, bias1, added, y, filters};
     const char* from = weights + b * block_bytes;
     if (many) prefetch = {from + block_bytes, b + 1 < part.block_end ? block_bytes : 0, steps};
-    BFloat16* out = y + filter;
-    int64_t col = 0;
+    int64_t out = begin + filter, col = 0;
     for (int64_t p = 0; p < positions; p += block_rows) {
       const int64_t count = positions - p < block_rows ? positions - p : block_rows;
       const char* at = a.data + p * a.position;
@@ -146,7 +157,7 @@ void conv_act(const Conv& conv, const BFloat16* x, const char* weights, const fl
         multiply<false>(a, groups(conv), at, from, prefetch, block);
       for (int64_t i = 0; i < count; ++i) {
         if (col < width) {
-          finish<F>(block + i * filter_block, bias0, bias1, out, filters);
+          finish(block + i * filter_block, out);
           out += conv.filters;
         }
         if (++col == row) col = 0;
@@ -201,11 +212,12 @@ int64_t buffer_bytes(const Conv& conv, int64_t rows) {
   return (rows + rows_below(conv)) * row_bytes(conv) + beyond;
 }
 
-void conv_act(const Conv& conv, Activation activation, const void* x, const void* weights, const float* bias, void* y,
-              Part part, void* buffer) {
+void conv_act(const Conv& conv, Activation activation, const void* x, const void* weights, const float* bias,
+              const void* added, void* y, Part part, void* buffer) {
   with_activation(activation, [&](auto f) {
     conv_act<decltype(f)>(conv, static_cast<const BFloat16*>(x), static_cast<const char*>(weights), bias,
-                          static_cast<BFloat16*>(y), part, static_cast<char*>(buffer));
+                          static_cast<const BFloat16*>(added), static_cast<BFloat16*>(y), part,
+                          static_cast<char*>(buffer));
   });
 }
 

@@ -19,7 +19,8 @@ struct Part {
   int64_t image, row_begin, row_end, block_begin, block_end;
 };
 
-// The kernels, in bf16: y = f(conv(x, weights) + bias), with packed weights, and floats or null for `bias`.
+// The kernels, in bf16: y = f(conv(x, weights) + bias) + added, with packed weights. `bias` (floats) and `added` may be
+// null.
 namespace amx {
 
 constexpr int64_t channel_group = 32;  // what one multiplication of tiles sums over
@@ -31,8 +32,8 @@ void pack(const Conv&, const void* weights, void* packed);
 
 int64_t row_bytes(const Conv&);  // a row of output needs so much of the input
 int64_t buffer_bytes(const Conv&, int64_t rows);  // what a part of so many rows needs as a buffer
-void conv_act(const Conv&, Activation, const void* x, const void* weights, const float* bias, void* y, Part,
-              void* buffer);
+void conv_act(const Conv&, Activation, const void* x, const void* weights, const float* bias, const void* added,
+              void* y, Part, void* buffer);
 
 }  // namespace amx
 }  // namespace ops

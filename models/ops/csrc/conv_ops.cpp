@@ -122,8 +122,8 @@ Tensor conv_pack(const Tensor& weights) {
   return packed;
 }
 
-Tensor conv_act(const Tensor& x, const Tensor& weights, MaybeTensor bias, int64_t filters, int64_t kernel,
-                int64_t stride, int64_t padding, int64_t activation_code) {
+Tensor conv_act(const Tensor& x, const Tensor& weights, MaybeTensor bias, MaybeTensor added, int64_t filters,
+                int64_t kernel, int64_t stride, int64_t padding, int64_t activation_code) {
   const Conv conv = geometry(x, filters, kernel, stride, padding);
   const Activation activation = activation_of(activation_code);
   STD_TORCH_CHECK(present(), "conv_act wants a processor with AMX");
@@ -131,8 +131,11 @@ Tensor conv_act(const Tensor& x, const Tensor& weights, MaybeTensor bias, int64_
                       weights.scalar_type() == ScalarType::BFloat16,
                   "conv_act wants packed bfloat16 weights, ", amx::packed_values(conv), " in all");
   Tensor y = new_channels_last(x, conv);
+  if (added) check_pair(y, *added, "what is added", "the result's");
+  const MaybeTensor addend = added ? MaybeTensor(laid_out_as(y, *added)) : std::nullopt;
   const MaybeTensor shift = bias ? MaybeTensor(channel_values(y, *bias, "bias")) : std::nullopt;
   const float* shifts = shift ? static_cast<const float*>(shift->const_data_ptr()) : nullptr;
+  const void* addends = addend ? addend->const_data_ptr() : nullptr;
   const Cut cut(conv, torch::stable::get_num_threads());
   const int64_t all = filter_blocks(conv);
   torch::stable::parallel_for(0, conv.batch * cut.strips * cut.ranges, 1, [&](int64_t begin, int64_t end) {
@@ -142,8 +145,8 @@ Tensor conv_act(const Tensor& x, const Tensor& weights, MaybeTensor bias, int64_
       const int64_t row = strip * cut.rows, block = range * cut.blocks;
       const Part part{i / (cut.ranges * cut.strips), row, std::min(row + cut.rows, conv.out_height()), block,
                       std::min(block + cut.blocks, all)};
-      amx::conv_act(conv, activation, x.const_data_ptr(), weights.const_data_ptr(), shifts, y.mutable_data_ptr(), part,
-                    buffer);
+      amx::conv_act(conv, activation, x.const_data_ptr(), weights.const_data_ptr(), shifts, addends,
+                    y.mutable_data_ptr(), part, buffer);
     }
   });
   return y;

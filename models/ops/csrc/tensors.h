@@ -51,10 +51,10 @@ inline Tensor laid_out_as(const Tensor& like, const Tensor& x) {
   return torch::stable::copy_(copy, x);
 }
 
-inline void check_pair(const Tensor& x, const Tensor& other, const char* name) {
+inline void check_pair(const Tensor& x, const Tensor& other, const char* name, const char* of = "the input's") {
   bool same = x.dim() == other.dim() && x.scalar_type() == other.scalar_type() && x.device() == other.device();
   for (int64_t d = 0; same && d < x.dim(); ++d) same = x.size(d) == other.size(d);
-  STD_TORCH_CHECK(same, name, " must have the input's shape, dtype and device");
+  STD_TORCH_CHECK(same, name, " must have ", of, " shape, dtype and device");
 }
 
 // Whether the memory of (N, C, ...) runs with the channels innermost: every other dimension in order, then C.
