@@ -59,8 +59,8 @@ def postprocess(
         # Darknet measures distances with image width = height = 1, which matters for the DIoU kinds.
         height, width = letterbox.original_size
         relative = detections.boxes / detections.boxes.new_tensor((width, height, width, height))
-        keep = nms(relative, detections.scores, detections.labels, nms_threshold, kind=kind, beta=beta)
-        keep = keep[:max_detections]
+        choices = {"kind": kind, "beta": beta, "limit": max_detections}
+        keep = nms(relative, detections.scores, detections.labels, nms_threshold, **choices)
         boxes = clip_boxes(detections.boxes[keep], letterbox.original_size) if clip else detections.boxes[keep]
         results.append(Detections(boxes, detections.scores[keep], detections.labels[keep]))
     return results

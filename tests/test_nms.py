@@ -75,6 +75,27 @@ def test_many_boxes_in_blocks(kind: str, classes: int, monkeypatch: pytest.Monke
     assert keep.tolist() == slow_nms(boxes, scores, labels, 0.3, kind, 0.6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spread", [0.0, 60.0, 600.0])  # nearly all suppressed; some; few
+def test_a_limit_gives_the_first_of_all(kind: str, spread: float) -> None:
+    boxes, scores, labels = random_boxes(900, 4, spread=spread), torch.rand(900), torch.randint(0, 3, (900,))
+    every = nms(boxes, scores, labels, 0.3, kind=kind)
+    for limit in (0, 1, 2, 7, len(every) - 1, len(every), len(every) + 1, 1000):
+        assert torch.equal(nms(boxes, scores, labels, 0.3, kind=kind, limit=limit), every[:limit])
+
+
+def test_a_limit_spares_the_boxes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, keep = [], module._keep
+    monkeypatch.setattr(module, "_keep", lambda boxes, *rest: looked.append(len(boxes)) or keep(boxes, *rest))
+    boxes, labels = random_boxes(2000, 1, spread=5000), torch.zeros(2000, dtype=torch.int64)
+    assert len(nms(boxes, torch.rand(2000), labels, 0.3, limit=10)) == 10
+    assert looked == [40]
+    looked.clear()
+    same = torch.cat((boxes[:1].expand(1000, 4), boxes[:1000]))  # the first thousand are one
+    assert nms(same, torch.arange(2000, 0, -1.0), labels, 0.3, limit=10)[0] == 0
+    assert looked == [40, 160, 640, 2000]
+
+
 def test_agrees_with_torchvision() -> None:
     boxes, scores, labels = random_boxes(3000, 5), torch.rand(3000), torch.randint(0, 80, (3000,))
     wanted = torchvision.ops.batched_nms(boxes.double(), scores.double(), labels, 0.45)

@@ -12,7 +12,8 @@ from utils.boxes import box_iou
 NmsKind = Literal["default", "greedynms", "diounms", "cornersnms"]
 
 GREEDY_EXPONENT = 0.6  # Darknet's greedynms ignores beta_nms
-BLOCK = 2048  # boxes compared at a time; bounds the memory at BLOCK x kept floats
+BLOCK = 512  # boxes compared at a time: their overlaps fit a core's cache, and at most BLOCK x kept are in memory
+FIRST_LOOK = 4  # times the boxes wanted are looked at first
 ONE_PASS = 512  # up to so many boxes all classes are done at once: fewer calls beat fewer pairs
 
 
@@ -24,6 +25,7 @@ def nms(
     *,
     kind: NmsKind = "default",
     beta: float = 0.6,
+    limit: int | None = None,
 ) -> Tensor:
     """Keep of every class the boxes that no better kept box of that class overlaps by more than ``threshold``.
 
@@ -35,6 +37,8 @@ def nms(
         kind: the overlap: ``default`` and ``cornersnms`` IoU; ``greedynms`` IoU - (d^2/c^2)^0.6;
             ``diounms`` IoU - (d^2/c^2)^beta, where d is the distance of the centres and c the diagonal of the hull.
         beta: the exponent of ``diounms`` (the cfg's ``beta_nms``).
+        limit: only so many of the best survivors are wanted. They depend on no box behind them, so that of the 200,000
+            candidates an untrained network has in an image few need be compared.
 
     Returns:
         int64 (M,) indices into ``boxes`` by falling score; equal scores keep their order.
@@ -48,10 +52,20 @@ def nms(
     order = scores.argsort(descending=True, stable=True)
     boxes, labels = boxes[order].float(), labels[order]
     exponent = _exponent(kind, beta)
-    if len(order) <= ONE_PASS or boxes.is_cuda:
-        return order[_keep(boxes, labels, threshold, exponent)]
+    looked = len(order) if limit is None else min(len(order), FIRST_LOOK * limit)
+    while True:
+        kept = _survivors(boxes[:looked], labels[:looked], threshold, exponent)
+        if looked == len(order) or len(kept) >= limit:
+            return order[kept[:limit]]
+        looked = min(len(order), 4 * looked)
+
+
+def _survivors(boxes: Tensor, labels: Tensor, threshold: float, exponent: float | None) -> Tensor:
+    """Ascending indices of the boxes that survive; the input is sorted by falling score."""
+    if len(boxes) <= ONE_PASS or boxes.is_cuda:
+        return _keep(boxes, labels, threshold, exponent)
     kept = [group[_keep(boxes[group], None, threshold, exponent)] for group in _groups(labels)]
-    return order[torch.cat(kept).sort().values]
+    return torch.cat(kept).sort().values
 
 
 def _exponent(kind: str, beta: float) -> float | None:
@@ -70,7 +84,7 @@ def _groups(labels: Tensor) -> tuple[Tensor, ...]:
 
 
 def _keep(boxes: Tensor, labels: Tensor | None, threshold: float, exponent: float | None) -> Tensor:
-    """Indices of the boxes that survive; the input is sorted by falling score."""
+    """``_survivors`` of one class, or, with ``labels``, of all at once."""
     if labels is None and exponent is None:
         from torchvision.ops import nms as plain_nms  # late: it doubles the time in which a script starts
 
