@@ -85,17 +85,11 @@ Conv geometry(const Tensor& x, int64_t filters, int64_t kernel, int64_t stride, 
   return conv;
 }
 
-Tensor new_channels_last(const Tensor& like, const Conv& conv) {
+Tensor new_result(const Tensor& x, const Conv& conv) {
   const int64_t height = conv.out_height(), width = conv.out_width(), filters = conv.filters;
   const int64_t sizes[] = {conv.batch, filters, height, width};
   const int64_t strides[] = {height * width * filters, 1, width * filters, filters};
-  int32_t dtype, device, index;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-  AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes, strides, dtype, device, index, &made));
-  return Tensor(made);
+  return new_strided(x, 4, sizes, strides);
 }
 
 // Weights are read once an image: large pages make that half as long. A hint, so that failing does not matter.
@@ -130,7 +124,7 @@ Tensor conv_act(const Tensor& x, const Tensor& weights, MaybeTensor bias, MaybeT
   STD_TORCH_CHECK(weights.numel() == amx::packed_values(conv) && weights.is_contiguous() &&
                       weights.scalar_type() == ScalarType::BFloat16,
                   "conv_act wants packed bfloat16 weights, ", amx::packed_values(conv), " in all");
-  Tensor y = new_channels_last(x, conv);
+  Tensor y = new_result(x, conv);
   if (added) check_pair(y, *added, "what is added", "the result's");
   const MaybeTensor addend = added ? MaybeTensor(laid_out_as(y, *added)) : std::nullopt;
   const MaybeTensor shift = bias ? MaybeTensor(channel_values(y, *bias, "bias")) : std::nullopt;

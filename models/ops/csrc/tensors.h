@@ -70,18 +70,22 @@ inline bool is_channels_last(const Tensor& x) {
   return fits && follows(0);
 }
 
-// torch.empty_like. In the two formats that matter it keeps the strides, and need not ask the dispatcher by name, which
-// takes as long as the rest of a call on a small tensor.
+// An uninitialised tensor of `like`'s dtype and device, without asking the dispatcher by name, which takes as long as the
+// rest of a call on a small tensor.
+inline Tensor new_strided(const Tensor& like, int64_t dims, const int64_t* sizes, const int64_t* strides) {
+  int32_t dtype, device, index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, dtype, device, index, &made));
+  return Tensor(made);
+}
+
+// torch.empty_like. In the two formats that matter it keeps the strides.
 inline Tensor new_like(const Tensor& x) {
   if (!x.is_contiguous() && !(x.dim() == 4 && is_channels_last(x))) return torch::stable::empty_like(x);
-  int32_t dtype, device, index;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &index));
-  AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(), dtype, device, index, &made));
-  return Tensor(made);
+  return new_strided(x, x.dim(), x.sizes().data(), x.strides().data());
 }
 
 // A batch-normalised tensor in one of the two formats, and how the kernels walk it.
