@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import mmap
 
 import pytest
 import torch
@@ -123,6 +125,29 @@ def test_what_is_not_finite_stays_where_it_belongs(kernel):
         near[row - reach : row + reach + 1, column - reach : column + reach + 1] = True
     assert torch.equal(y[0].isfinite().all(0), ~near)
     assert_rounded(y[:, :, ~near], exact[:, :, ~near])
+
+
+def between_forbidden_pages(x: Tensor, at_the_end: bool) -> Tensor:
+    """A channels_last copy of ``x`` whose memory ends, or begins, where reading kills the process."""
+    page, forbidden = mmap.PAGESIZE, 0
+    size = -(-x.numel() * x.element_size() // page) * page
+    memory = mmap.mmap(-1, size + 2 * page)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for side in (begin, begin + page + size):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(side), page, forbidden) == 0
+    offset = page + (size - x.numel() * x.element_size() if at_the_end else 0)
+    pixels = x.permute(0, 2, 3, 1)
+    copy = torch.frombuffer(memory, dtype=x.dtype, count=x.numel(), offset=offset).view(pixels.shape)
+    return copy.copy_(pixels).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("at_the_end", [True, False])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_reads_nothing_beside_its_input(name, at_the_end):
+    *shape, stride, padding, batch = GEOMETRIES[name]
+    x, weights, bias = tensors(*shape, batch)
+    arguments = (ops.conv_pack(weights), bias, None, *shape[3:], stride, padding, MISH)
+    assert torch.equal(ops.conv_act(between_forbidden_pages(x, at_the_end), *arguments), ops.conv_act(x, *arguments))
 
 
 def test_far_below_zero_and_above():
