@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from models.ops import batch_norm_act, get_ops, mish, set_ops
+from models.ops import PackedConv2d, batch_norm_act, get_ops, mish, set_ops
 from models.ops.build import BuildError, build, cache_folder, cuda_compiler
 from models.ops.extension import devices, side, use_cpu_kernels
 from models.ops.timing import interleaved_medians
@@ -61,6 +63,8 @@ def describe(device: str) -> str:
     if found.library is None:
         return f"{device:<9} native: {found.reason}"
     detail = f"{use_cpu_kernels('')} kernels, {torch.get_num_threads()} threads" if device == "cpu" else "fused kernels"
+    if found.has_conv_act:
+        detail += ", bf16 convolutions by AMX"
     return f"{device:<9} fused: {detail}, {found.library}"
 
 
@@ -68,23 +72,33 @@ def compare(device: str, seconds: float) -> None:
     """Time the operators against PyTorch's on one of YOLOv4's shapes, 128 channels at 76 x 76 (608 input)."""
     x = torch.randn(2, 128, 76, 76, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
     norm, grad, before = nn.BatchNorm2d(128).to(device), torch.randn_like(x), get_ops()
+    conv, image = PackedConv2d(128, 128, 3, padding=1).bfloat16().requires_grad_(False), x.detach()[:1].bfloat16()
 
-    def timed(mode: str, operation) -> object:
-        def once() -> None:
-            set_ops(mode)
-            operation().backward(grad)
-            x.grad = None
+    def with_backward(operation: Callable[[], Tensor]) -> None:
+        operation().backward(grad)
+        x.grad = None
 
-        return once
-
-    operations = {"mish": lambda: mish(x), "batch norm + mish": lambda: batch_norm_act(x, norm, "mish")}
+    operations = {
+        "mish, forward and backward": lambda: with_backward(lambda: mish(x)),
+        "batch norm + mish, forward and backward": lambda: with_backward(lambda: batch_norm_act(x, norm, "mish")),
+    }
+    if side(device).has_conv_act:
+        operations["convolution + mish, bf16"] = lambda: conv.activated(image, "mish")
     for name, operation in operations.items():
-        ways = {mode: timed(mode, operation) for mode in ("native", "fused")}
-        times = interleaved_medians(ways, seconds=seconds / 2, rounds=1000, device=device)
+        times = interleaved_medians(
+            {mode: partial(_in_mode, mode, operation) for mode in ("native", "fused")},
+            seconds=seconds / len(operations),
+            rounds=1000,
+            device=device,
+        )
         native, fused = times["native"], times["fused"]
-        gain = f"native {native:.2f} ms, fused {fused:.2f} ms, {native / fused:.1f}x"
-        print(f"          {name}, forward and backward: {gain}")
+        print(f"          {name}: native {native:.2f} ms, fused {fused:.2f} ms, {native / fused:.1f}x")
     set_ops(before)
+
+
+def _in_mode(mode: str, operation: Callable[[], object]) -> None:
+    set_ops(mode)
+    operation()
 
 
 if __name__ == "__main__":
