@@ -1,7 +1,7 @@
 """What an image costs on this CPU, ours and other programs': ``python -m benchmarks.network_cpu [--threads 1]``.
 
-Every way has a process of its own, and they measure in turns, one image at a time; with one thread they measure
-processor time, so that a busy machine hardly shows. Peers that are not installed
+Every way has a process of its own, and they measure in turns, one image at a time, the second of two; with one thread
+they measure processor time, so that a busy machine hardly shows. Peers that are not installed
 (openvino, onnxruntime; onnx and onnxscript to write what they read) are "not measured". Weights are random, but their
 batch norms are settled on a picture, so that activations have the magnitudes of a trained network.
 """
@@ -44,7 +44,8 @@ def main() -> None:
     report = Report(options.out, "Whole networks on a CPU, one image at a time")
     kind = "processor time" if options.threads == 1 else "wall clock"
     threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
-    report.add(f"Medians of {options.rounds} images, measured in turns, in milliseconds of {kind}; {threads} each.\n")
+    turns = "measured in turns, each right after another"
+    report.add(f"Medians of {options.rounds} images, {turns}, in milliseconds of {kind}; {threads} each.\n")
     for size in options.sizes:
         rows: dict[str, list[Row]] = {precision: [] for precision in options.precisions}
         for cfg in options.cfgs:

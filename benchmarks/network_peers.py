@@ -109,7 +109,10 @@ PEERS: dict[str, Callable[[Path, int, str], Run]] = {
 
 
 def main(peer: str, folder: str, size: str, precision: str, threads: str) -> None:
-    """Answer every line on stdin by the milliseconds of one image; with one thread, of processor time."""
+    """Answer every line on stdin by the milliseconds of one image; with one thread, of processor time.
+
+    Another image goes before it, as in a video: after the other programs' turns caches are cold and threads asleep.
+    """
     torch.set_num_threads(int(threads))
     clock = time.process_time if threads == "1" else time.perf_counter
     once = PEERS[peer](Path(folder), int(size), precision)
@@ -117,6 +120,7 @@ def main(peer: str, folder: str, size: str, precision: str, threads: str) -> Non
         once()
     print("ready", flush=True)
     for _ in sys.stdin:
+        once()
         begin = clock()
         once()
         print((clock() - begin) * 1e3, flush=True)
