@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class PackedConv2d(nn.Conv2d):
     weights are frozen (``requires_grad`` False), as ``Darknet.fuse`` leaves them, and takes their memory once more.
     """
 
-    _packed: tuple[object, tuple[Tensor, Tensor | None]] | None = None
+    _packed: tuple[object, Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,7 +45,7 @@ class PackedConv2d(nn.Conv2d):
         """(B, C, H, W) to (B, filters, H', W')."""
         if not self._packs(x):
             return super().forward(x)
-        weight, _ = self._kept("oneDNN", x)
+        weight = self._kept("oneDNN", lambda: self._for_onednn(x))
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, "none", [], "")
 
@@ -58,7 +59,7 @@ class PackedConv2d(nn.Conv2d):
         if self.prepared_weight is not None and native.compiles():
             weight, bias = self.prepared_weight, self.prepared_bias
         elif self._joins(x) and self._packs(x):
-            weight, bias = self._kept("conv_act", x)
+            weight, bias = self._kept("conv_act", self._for_conv_act)
         else:
             y = bias_act(self(x), None, activation, inplace=True)
             return y if added is None else y + added
@@ -69,8 +70,7 @@ class PackedConv2d(nn.Conv2d):
     def prepare(self) -> None:
         """Before compilation: where conv_act computes this convolution, keep what it wants as constants."""
         if self._joins(self.weight) and not self.weight.requires_grad:
-            self.prepared_weight = ops.conv_pack(self.weight)
-            self.prepared_bias = None if self.bias is None else self.bias.float()
+            self.prepared_weight, self.prepared_bias = self._for_conv_act()
 
     def _joins(self, x: Tensor) -> bool:
         """Whether conv_act computes this convolution of tensors like ``x``."""
@@ -96,19 +96,21 @@ class PackedConv2d(nn.Conv2d):
             return False
         return x.numel() > 0 and not (x.requires_grad and torch.is_grad_enabled())
 
-    def _kept(self, order: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weights and bias as ``order``'s kernels want them; made again when they were written to or moved."""
-        weight, bias = self.weight, self.bias
-        key = (order, weight._version, weight.data_ptr(), None if bias is None else (bias._version, bias.data_ptr()))
+    def _kept(self, order: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave for the kernels of ``order``; made again when weights or bias were written to or moved."""
+        tensors = [tensor for tensor in (self.weight, self.bias) if tensor is not None]
+        key = (order, [(tensor._version, tensor.data_ptr()) for tensor in tensors])
         if self._packed is None or self._packed[0] != key:
-            if order == "conv_act":
-                packed = ops.conv_pack(weight), None if bias is None else bias.float()
-            else:
-                geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-                dense = weight.detach().to_mkldnn()
-                packed = torch._C._nn.mkldnn_reorder_conv2d_weight(dense, *geometry, list(x.shape)), bias
-            self._packed = (key, packed)
+            self._packed = (key, make())
         return self._packed[1]
+
+    def _for_onednn(self, x: Tensor) -> Tensor:
+        geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+        weight = self.weight.detach().to_mkldnn()
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *geometry, list(x.shape))
+
+    def _for_conv_act(self) -> tuple[Tensor, Tensor | None]:
+        return ops.conv_pack(self.weight), None if self.bias is None else self.bias.float()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}  # copies and pickles pack for themselves

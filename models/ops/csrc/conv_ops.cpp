@@ -40,6 +40,9 @@ bool present() {  // found once: a virtual machine takes 20 microseconds to answ
   return found;
 }
 
+// First in every operator: what amx_conv.cpp holds is compiled for such a processor, whether it multiplies or not.
+void check_present() { STD_TORCH_CHECK(present(), "conv_act and conv_pack want a processor with AMX"); }
+
 int64_t filter_blocks(const Conv& conv) { return (conv.filters + amx::filter_block - 1) / amx::filter_block; }
 
 // How a convolution is cut into parts: into strips of rows, and where there is one strip only, into ranges of filters.
@@ -104,6 +107,7 @@ void ask_for_large_pages(void* memory, int64_t bytes) {
 
 // The weights of a convolution (filters, channels, kernel, kernel) in the order that conv_act wants.
 Tensor conv_pack(const Tensor& weights) {
+  check_present();
   const bool fits = weights.dim() == 4 && weights.scalar_type() == ScalarType::BFloat16;
   STD_TORCH_CHECK(fits && weights.size(2) == weights.size(3),
                   "conv_pack wants square bfloat16 weights of 4 dimensions");
@@ -118,9 +122,9 @@ Tensor conv_pack(const Tensor& weights) {
 
 Tensor conv_act(const Tensor& x, const Tensor& weights, MaybeTensor bias, MaybeTensor added, int64_t filters,
                 int64_t kernel, int64_t stride, int64_t padding, int64_t activation_code) {
+  check_present();
   const Conv conv = geometry(x, filters, kernel, stride, padding);
   const Activation activation = activation_of(activation_code);
-  STD_TORCH_CHECK(present(), "conv_act wants a processor with AMX");
   STD_TORCH_CHECK(weights.numel() == amx::packed_values(conv) && weights.is_contiguous() &&
                       weights.scalar_type() == ScalarType::BFloat16,
                   "conv_act wants packed bfloat16 weights, ", amx::packed_values(conv), " in all");
