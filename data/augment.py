@@ -172,14 +172,20 @@ def _any(samples: Samples, rng: np.random.Generator) -> int:
     return int(rng.integers(len(samples)))
 
 
+def _partners(count: int, index: int, rng: np.random.Generator) -> list[int]:
+    """Three of ``count`` samples that are neither ``index`` nor twice the same, as far as there are so many."""
+    steps = rng.choice(max(count - 1, 1), 3, replace=count <= 3)
+    return [(index + 1 + step) % count for step in steps.tolist()]
+
+
 def _picture(
     samples: Samples, index: int, augmentation: Augmentation, size: Size, draws: Draws
 ) -> tuple[Sample, tuple[int, ...]]:
     """One source, or with the probability of a mosaic four, placed, coloured and moved."""
     affine, canvas = augmentation.affine, size
     if draws.choice.random() < augmentation.mosaic:
-        others = draws.choice.integers(len(samples), size=3)
-        indices = tuple(int(i) for i in draws.choice.permutation([index, *others]))
+        others = _partners(len(samples), index, draws.choice)
+        indices = tuple(draws.choice.permutation([index, *others]).tolist())
         sources = [samples[i] for i in indices]
         if affine:
             mosaic, bound = WideMosaic(size, augmentation.geometry), True

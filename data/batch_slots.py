@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class InSlot(NamedTuple):
     Attributes:
         slot: which.
         size, stride: of the images.
-        rest: the mini-batch with None for its images.
+        rest: the mini-batch with None for its images and arrays for its other tensors.
     """
 
     slot: int
@@ -48,11 +49,26 @@ class BatchSlots:
         images, slot = getattr(item, "images", None), number % len(self._slots)
         if not isinstance(images, Tensor) or images.data_ptr() != self._slots[slot].data_ptr():
             return item
-        return InSlot(slot, tuple(images.shape), images.stride(), item._replace(images=None))
+        return InSlot(slot, tuple(images.shape), images.stride(), _with_arrays(item._replace(images=None)))
 
     def take(self, item: Any, *, pin_memory: bool) -> Any:
         """In the main process: the mini-batch that ``item`` stands for, in memory of its own."""
         if not isinstance(item, InSlot):
             return item
         images = torch.empty_strided(item.size, item.stride, dtype=torch.uint8, pin_memory=pin_memory)
-        return item.rest._replace(images=images.copy_(self._slots[item.slot].as_strided(item.size, item.stride)))
+        images.copy_(self._slots[item.slot].as_strided(item.size, item.stride))
+        return _with_tensors(item.rest)._replace(images=images)
+
+
+def _with_arrays(item: Any) -> Any:
+    """Named tuples, at any depth, with arrays for tensors: of those each would be a file to open, send and map."""
+    if isinstance(item, Tensor):
+        return item.numpy()
+    return type(item)(*map(_with_arrays, item)) if hasattr(item, "_fields") else item
+
+
+def _with_tensors(item: Any) -> Any:
+    """The way back."""
+    if isinstance(item, np.ndarray):
+        return torch.from_numpy(item)
+    return type(item)(*map(_with_tensors, item)) if hasattr(item, "_fields") else item

@@ -1,6 +1,6 @@
-"""Decoded images kept for the next epoch: in memory that all workers share, or in files.
+"""Decoded images kept for the next epoch, in memory that all workers share or in files, or for the next image only.
 
-Both are bounded: they take the first images of the data set up to their budget and leave the rest to be decoded each
+The first two are bounded: they take the first images of the data set up to their budget and leave the rest to be decoded each
 time, and say so. Results never depend on them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import OrderedDict
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from data.dataset import Dataset
-from data.reader import ALL_DETAIL, Detail
+from data.reader import ALL_DETAIL, Detail, ImageCache
 from utils.atomic import atomic_write
 from utils.errors import EnvironmentFault
 from utils.image import printable
@@ -133,6 +134,36 @@ class DiskCache:
         reduction = self._detail.reduction(self._records[index].size)
         suffix = f"_{reduction}" if reduction > 1 else ""
         return self._folder / f"{hashlib.sha256(key).hexdigest()[:32]}{suffix}.npy"
+
+
+class RecentImages:
+    """The last images that this process read, for those that need them again soon; in front of another cache."""
+
+    def __init__(self, count: int, behind: ImageCache | None = None, *, budget: int = 2**27) -> None:
+        """Keep up to ``count`` images, of ``budget`` bytes together but at least one."""
+        self._count, self._behind, self._budget = count, behind, budget
+        self._images: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def get(self, index: int) -> np.ndarray | None:
+        """The image, not to be written to, or None if it is neither here nor behind."""
+        image = self._images.get(index)
+        if image is not None:
+            self._images.move_to_end(index)
+        elif self._behind and (image := self._behind.get(index)) is not None:
+            self._keep(index, image)
+        return image
+
+    def put(self, index: int, image: np.ndarray) -> None:
+        """Keep ``image``, here and behind."""
+        self._keep(index, image)
+        if self._behind:
+            self._behind.put(index, image)
+
+    def _keep(self, index: int, image: np.ndarray) -> None:
+        self._images[index] = image
+        held = sum(kept.nbytes for kept in self._images.values())
+        while len(self._images) > 1 and (held > self._budget or len(self._images) > self._count):
+            held -= self._images.popitem(last=False)[1].nbytes
 
 
 def open_cache(

@@ -4,6 +4,9 @@ Training is one endless stream of positions. Position p is image ``permutation(s
 ``p // N``, mini-batch i holds positions i*B to i*B+B-1 (but see ``data.multi_scale.DynamicMinibatch``), and every
 random choice is keyed by (seed, purpose, epoch, index). So a mini-batch is a pure function of its number: the worker
 that makes it and where the run started do not matter.
+
+The partners in a mosaic or mixup are drawn among the images of neighbouring positions. These are as random as any, the
+order being so, and a worker has most of them at hand.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.augment import Augmentation, Samples, augmented_sample
 from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks, slots_needed
 from data.batch_slots import BatchSlots
+from data.cache import MemoryCache, RecentImages
 from data.dataset import Dataset
 from data.multi_scale import FixedMinibatch
 from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
@@ -28,6 +32,8 @@ from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
 from utils.keyed_random import keyed_rng
 from utils.structures import Batch, ImageRecord, Letterbox, Sample, Size, Targets
+
+_NEIGHBOURS = 16  # positions in a row whose images are partners of each other
 
 EvalBatch = tuple[torch.Tensor, list[Letterbox], list[ImageRecord]]
 
@@ -56,7 +62,7 @@ def train_loader(
         batch: images in a mini-batch.
         size_at: (H, W) of a mini-batch, by its number; picklable.
         workers: processes; 0 loads in this one. The batches are the same bytes for any number.
-        cache: decoded images, see ``data.cache``.
+        cache: decoded images, see ``data.cache``. Without one in memory, each worker keeps the last few.
         context: how workers start, "fork" or "spawn"; default the platform's.
         positions: which positions of the stream a mini-batch holds, by its number; picklable. Default ``batch`` each.
         largest: the largest (H, W) of a mini-batch of ``batch`` images. Known, it makes workers faster: images travel
@@ -72,6 +78,7 @@ def train_loader(
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     reading = reading_marks(workers)
+    cache = cache if isinstance(cache, MemoryCache) else RecentImages(_NEIGHBOURS, cache)
     reader = SampleReader(dataset.records, cache, reading, detail)
     samples = TrackedSamples(reader, dataset.records, len(dataset.names)) if views else reader
     slots = BatchSlots(slots_needed(workers), batch * 3 * math.prod(largest)) if workers and largest else None
@@ -151,11 +158,33 @@ class TrainBatches(TorchDataset):
     def _sample(self, position: int, augmentation: Augmentation, size: Size) -> tuple[Sample, tuple[int, ...]]:
         """The image at a position of the stream, and the indices of its sources."""
         source, view = self.views.source(position) if self.views else (position, 0)
-        epoch, place = divmod(source, len(self.dataset))
-        index = int(permutation(self.seed, epoch, len(self.dataset))[place])
-        key = (self.seed, AUGMENT, epoch, index)
+        key = (self.seed, AUGMENT, source // len(self.dataset), self._index(source))
         draws = self.views.draws(key, view) if self.views else keyed_rng(*key)
-        return augmented_sample(self.samples, index, augmentation, size, draws)
+        neighbours = _Neighbours(self.samples, self._index, source - source % _NEIGHBOURS)
+        sample, used = augmented_sample(neighbours, source % _NEIGHBOURS, augmentation, size, draws)
+        return sample, tuple(neighbours.index(place) for place in used)
+
+    def _index(self, source: int) -> int:
+        """Which image of the data set stands at a position of the stream, views not counted."""
+        epoch, place = divmod(source, len(self.dataset))
+        return int(permutation(self.seed, epoch, len(self.dataset))[place])
+
+
+class _Neighbours:
+    """The samples at a few positions in a row, from ``first`` on."""
+
+    def __init__(self, samples: Samples, index_at: Callable[[int], int], first: int) -> None:
+        self._samples, self._index_at, self._first = samples, index_at, first
+
+    def __len__(self) -> int:
+        return _NEIGHBOURS
+
+    def __getitem__(self, place: int) -> Sample:
+        return self._samples[self.index(place)]
+
+    def index(self, place: int) -> int:
+        """The index in the data set of the sample at ``place``."""
+        return self._index_at(self._first + place)
 
 
 @dataclass(frozen=True)
