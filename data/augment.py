@@ -144,18 +144,24 @@ def mixing_mode(net: Net) -> int:
 
 
 def augmented_sample(
-    samples: Samples, index: int, augmentation: Augmentation, size: Size, rng: np.random.Generator | Draws
+    samples: Samples,
+    index: int,
+    augmentation: Augmentation,
+    size: Size,
+    rng: np.random.Generator | Draws,
+    out: np.ndarray | None = None,
 ) -> tuple[Sample, tuple[int, ...]]:
     """Make the training image that starts from source ``index``.
 
     Args:
         rng: for everything, or one generator for each of the choices.
+        out: uint8 (H, W, 3) that gets the pixels; without it the image is a new array.
 
     Returns:
         The sample on a canvas of ``size`` (H, W), and the indices of all its sources.
     """
     draws = rng if isinstance(rng, Draws) else Draws(rng, rng, rng)
-    sample, used = _picture(samples, index, augmentation, size, draws)
+    sample, used = _picture(samples, index, augmentation, size, draws, out)
     if augmentation.copy_paste and draws.choice.random() < augmentation.copy_paste:
         donor, more = _picture(samples, _any(samples, draws.choice), replace(augmentation, mosaic=0.0), size, draws)
         sample, used = apply_pastes(sample, donor, sample_pastes(draws.motion, donor, sample)), used + more
@@ -165,6 +171,9 @@ def augmented_sample(
     if augmentation.photometric is not None:
         seed = int(draws.colour.integers(2**31))
         sample = replace(sample, image=augmentation.photometric.apply(sample.image, seed=seed))
+    if out is not None and sample.image is not out:
+        np.copyto(out, sample.image)
+        sample = replace(sample, image=out)
     return _at_most(sample, augmentation.max_boxes, draws.choice), used
 
 
@@ -179,9 +188,14 @@ def _partners(count: int, index: int, rng: np.random.Generator) -> list[int]:
 
 
 def _picture(
-    samples: Samples, index: int, augmentation: Augmentation, size: Size, draws: Draws
+    samples: Samples,
+    index: int,
+    augmentation: Augmentation,
+    size: Size,
+    draws: Draws,
+    out: np.ndarray | None = None,
 ) -> tuple[Sample, tuple[int, ...]]:
-    """One source, or with the probability of a mosaic four, placed, coloured and moved."""
+    """One source, or with the probability of a mosaic four, placed, coloured and moved; in ``out`` unless moved."""
     affine, canvas = augmentation.affine, size
     if draws.choice.random() < augmentation.mosaic:
         others = _partners(len(samples), index, draws.choice)
@@ -197,7 +211,7 @@ def _picture(
         indices, sources, bound = (index,), [samples[index]], True
         tiles = (whole(augmentation.geometry.sample(draws.motion, sources[0].image.shape[:2], size), size),)
     tiles = [replace(tile, colour=augmentation.colours.sample(draws.colour)) for tile in tiles]
-    picture = compose(sources, tiles, canvas, bound=bound)
+    picture = compose(sources, tiles, canvas, bound=bound, out=None if affine else out)
     return warp(picture, affine.sample(draws.motion, canvas, size), size) if affine else picture, indices
 
 

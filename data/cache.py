@@ -1,7 +1,7 @@
 """Decoded images kept for the next epoch, in memory that all workers share or in files, or for the next image only.
 
-The first two are bounded: they take the first images of the data set up to their budget and leave the rest to be decoded each
-time, and say so. Results never depend on them.
+The first two are bounded: they take the first images of the data set up to their budget and leave the rest to be
+decoded each time, and say so. Results never depend on a cache.
 """
 
 from __future__ import annotations

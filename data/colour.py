@@ -84,8 +84,7 @@ def shift_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float)
     build without OpenCV; its OpenCV build stops at red instead, which paints everything slightly orange or yellow red
     when the turn is negative.
     """
-    planes = [np.empty(image.shape[:2], np.uint8) for _ in range(3)]  # without them splitting takes several times as long
-    hues, saturations, values = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), planes)
+    hues, saturations, values = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
     np.add(hues, round(hue * _HUES) % _HUES, out=hues)
     cv2.convertScaleAbs(saturations, saturations, saturation)
     cv2.convertScaleAbs(values, values, exposure)

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from data.augment import Augmentation, Samples, augmented_sample
 from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks, slots_needed
 from data.batch_slots import BatchSlots
-from data.cache import MemoryCache, RecentImages
+from data.cache import RecentImages
 from data.dataset import Dataset
 from data.multi_scale import FixedMinibatch
 from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
@@ -62,7 +62,7 @@ def train_loader(
         batch: images in a mini-batch.
         size_at: (H, W) of a mini-batch, by its number; picklable.
         workers: processes; 0 loads in this one. The batches are the same bytes for any number.
-        cache: decoded images, see ``data.cache``. Without one in memory, each worker keeps the last few.
+        cache: decoded images, see ``data.cache``. Each worker keeps the last few by itself.
         context: how workers start, "fork" or "spawn"; default the platform's.
         positions: which positions of the stream a mini-batch holds, by its number; picklable. Default ``batch`` each.
         largest: the largest (H, W) of a mini-batch of ``batch`` images. Known, it makes workers faster: images travel
@@ -78,8 +78,7 @@ def train_loader(
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     reading = reading_marks(workers)
-    cache = cache if isinstance(cache, MemoryCache) else RecentImages(_NEIGHBOURS, cache)
-    reader = SampleReader(dataset.records, cache, reading, detail)
+    reader = SampleReader(dataset.records, RecentImages(_NEIGHBOURS, cache), reading, detail)
     samples = TrackedSamples(reader, dataset.records, len(dataset.names)) if views else reader
     slots = BatchSlots(slots_needed(workers), batch * 3 * math.prod(largest)) if workers and largest else None
     order = positions or FixedMinibatch(batch)
@@ -146,22 +145,22 @@ class TrainBatches(TorchDataset):
         shape = (len(positions), *size, 3)
         images = self.slots.room(minibatch, shape) if self.slots else torch.empty(shape, dtype=torch.uint8)
         samples, names = [], []
-        for row, position in enumerate(positions):
-            sample, used = self._sample(position, augmentation, size)
-            images[row] = torch.from_numpy(sample.image)
+        for image, position in zip(images.numpy(), positions, strict=True):
+            sample, used = self._sample(position, augmentation, image)
             samples.append(sample)
             names.append(" + ".join(printable(self.dataset.records[i].path) for i in used))
         targets = _targets(samples)
         targets = tracked(targets, len(self.dataset.names)) if self.views else targets
         return Batch(images.permute(0, 3, 1, 2), targets, tuple(names))
 
-    def _sample(self, position: int, augmentation: Augmentation, size: Size) -> tuple[Sample, tuple[int, ...]]:
-        """The image at a position of the stream, and the indices of its sources."""
+    def _sample(self, position: int, augmentation: Augmentation, out: np.ndarray) -> tuple[Sample, tuple[int, ...]]:
+        """The image at a position of the stream, made in ``out`` (H, W, 3), and the indices of its sources."""
         source, view = self.views.source(position) if self.views else (position, 0)
         key = (self.seed, AUGMENT, source // len(self.dataset), self._index(source))
         draws = self.views.draws(key, view) if self.views else keyed_rng(*key)
         neighbours = _Neighbours(self.samples, self._index, source - source % _NEIGHBOURS)
-        sample, used = augmented_sample(neighbours, source % _NEIGHBOURS, augmentation, size, draws)
+        place, size = source % _NEIGHBOURS, out.shape[:2]
+        sample, used = augmented_sample(neighbours, place, augmentation, size, draws, out)
         return sample, tuple(neighbours.index(place) for place in used)
 
     def _index(self, source: int) -> int:

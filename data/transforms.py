@@ -161,20 +161,24 @@ def whole(crop: Crop, size: Size) -> Tile:
     return Tile(crop, size, (0, 0), (0, 0, size[1], size[0]))
 
 
-def compose(samples: Sequence[Sample], tiles: Sequence[Tile], size: Size, *, bound: bool = True) -> Sample:
+def compose(
+    samples: Sequence[Sample], tiles: Sequence[Tile], size: Size, *, bound: bool = True, out: np.ndarray | None = None
+) -> Sample:
     """Paint ``tiles`` of ``samples`` on a canvas of ``size`` (H, W), boxes and all; it is grey where there is no tile.
 
     Args:
+        out: the canvas, uint8 (H, W, 3); default a new one.
         bound: clip boxes to their tile. Without it they are clipped to the canvas only, so a box may cover parts of a
             neighbour, or lie wholly on one, where its object cannot be seen: Darknet's default.
     """
-    canvas = np.full((*size, 3), _GREY, np.uint8)
+    canvas = np.empty((*size, 3), np.uint8) if out is None else out
+    canvas[:] = _GREY
     placed = [place_boxes(sample.boxes, tile) for sample, tile in zip(samples, tiles, strict=True)]
     for sample, tile, boxes in zip(samples, tiles, placed, strict=True):
         paint(canvas, sample.image, tile)
         left, top, right, bottom = tile.window
-        shown = clip(boxes, tile.window) - np.float32([left, top, left, top])
-        apply_colour(canvas[top:bottom, left:right], shown[_visible(shown)], tile.colour)
+        inside = _moved_into(boxes, tile.window) if tile.colour.blur else boxes[:0]  # only blur asks for them
+        apply_colour(canvas[top:bottom, left:right], inside, tile.colour)
     counts = [len(boxes) for boxes in placed]
     windows = np.repeat([tile.window if bound else (0, 0, size[1], size[0]) for tile in tiles], counts, axis=0)
     boxes = clip(np.concatenate(placed), windows.T)
@@ -234,6 +238,12 @@ def mixup(first: Sample, second: Sample) -> Sample:
         np.concatenate([first.labels, second.labels]),
         np.concatenate([first.crowd, second.crowd]),
     )
+
+
+def _moved_into(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    """What ``window`` shows of ``boxes``, in its own pixels."""
+    shown = clip(boxes, window) - np.float32([*window[:2], *window[:2]])
+    return shown[_visible(shown)]
 
 
 def _visible(boxes: np.ndarray) -> np.ndarray:

@@ -58,6 +58,31 @@ def test_shares_of_mosaic_and_mixup() -> None:
     assert abs(np.mean([count == 1 for count in counts]) - 0.375) < 0.07
 
 
+@pytest.mark.parametrize(("count", "partners"), [(1, {0}), (2, {0, 1}), (4, {0, 1, 2, 3}), (6, set(range(6)))])
+def test_mosaics_take_every_other_sample_and_none_twice(count: int, partners: set[int]) -> None:
+    used = [
+        augmented_sample(SAMPLES[:count], 0, Augmentation(mosaic=1.0), (16, 16), keyed_rng(9, k))[1] for k in range(60)
+    ]
+    assert set(np.concatenate(used).tolist()) == partners
+    assert all(0 in sources and len(sources) == 4 for sources in used)
+    if count >= 4:
+        assert all(len(set(sources)) == 4 for sources in used)
+        assert len({sources.index(0) for sources in used}) == 4  # in any of the four places
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 1.0}, {"copy_paste": 1.0}, {"affine": Affine(0.2, 0.1, 5)}])
+def test_pixels_go_where_they_are_wanted(changes: dict) -> None:
+    for photometric in (None, default_photometric(strength=10)):
+        augmentation = replace(EVERYTHING, **{"mixup": 0.0, "photometric": photometric} | changes)
+        for k in range(8):
+            wanted, used = augmented_sample(SAMPLES, k % 6, augmentation, (48, 64), keyed_rng(10, k))
+            room = np.full((48, 64, 3), 7, np.uint8)
+            made, again = augmented_sample(SAMPLES, k % 6, augmentation, (48, 64), keyed_rng(10, k), room)
+            assert made.image is room and used == again
+            np.testing.assert_array_equal(room, wanted.image)
+            np.testing.assert_array_equal(made.boxes, wanted.boxes)
+
+
 def test_jittered_images_pass_the_paint_test() -> None:
     for k in range(40):
         augmentation = Augmentation(jitter=0.3, resize=1.5, flip=True)

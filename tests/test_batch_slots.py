@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +46,18 @@ def test_what_is_put_is_taken_in_memory_of_its_own() -> None:
     made(5, slots)  # the same slot
     assert torch.equal(taken.images, made(3).images) and taken.images.stride() == made(3).images.stride()
     assert taken.names == ("3",)
+
+
+def test_targets_travel_as_arrays_and_arrive_as_tensors() -> None:
+    slots = BatchSlots(1, 96)
+    targets = Targets(torch.arange(3), torch.tensor([2, 0, 1]), torch.rand(3, 4), torch.tensor([True, False, True]))
+    sent = pickle.loads(ForkingPickler.dumps(slots.put(0, made(0, slots)._replace(targets=targets))))
+    assert all(isinstance(part, np.ndarray) for part in sent.rest.targets)
+    arrived = slots.take(sent, pin_memory=False).targets
+    assert isinstance(arrived, Targets)
+    for part, wanted in zip(arrived, targets, strict=True):
+        torch.testing.assert_close(part, wanted, rtol=0, atol=0)
+        part.zero_()  # memory of its own, that may be written to
 
 
 @pytest.mark.parametrize("item", [made(1), made(1, BatchSlots(1, 96), side=5), ValueError("an error"), (1, 2)])

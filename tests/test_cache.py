@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data import cache as cache_module
-from data.cache import DiskCache, MemoryCache, open_cache
+from data.cache import DiskCache, MemoryCache, RecentImages, open_cache
 from data.dataset import Dataset
 from data.reader import Detail, SampleReader
 from utils.errors import EnvironmentFault
@@ -140,3 +140,44 @@ def test_what_is_read_smaller_is_kept_smaller(dataset: Dataset, kind: str) -> No
         np.testing.assert_array_equal(reader[k].image, first[k])
         np.testing.assert_array_equal(cache.get(k), first[k])
     assert make(kind, dataset).get(0) is None  # at full size it has to be read
+
+
+def test_recent_images_are_the_last_that_were_used(dataset: Dataset) -> None:
+    recent = RecentImages(3)
+    images = {k: np.full((10, 12, 3), k, np.uint8) for k in range(5)}
+    for k in (0, 1, 2):
+        recent.put(k, images[k])
+    assert recent.get(0) is images[0]  # used again, so 1 is the oldest
+    recent.put(3, images[3])
+    assert [recent.get(k) is images[k] for k in range(4)] == [True, False, True, True]
+    assert recent.get(1) is None and recent.get(4) is None
+
+
+def test_recent_images_keep_their_budget_and_at_least_one() -> None:
+    image = np.zeros((10, 12, 3), np.uint8)
+    recent = RecentImages(10, budget=2 * IMAGE_BYTES)
+    for k in range(3):
+        recent.put(k, image)
+    assert [recent.get(k) is image for k in range(3)] == [False, True, True]
+    small = RecentImages(10, budget=1)
+    small.put(0, image)
+    assert small.get(0) is image
+    small.put(1, image)
+    assert small.get(0) is None and small.get(1) is image
+
+
+def test_recent_images_stand_in_front_of_a_cache(dataset: Dataset) -> None:
+    behind = make("disk", dataset)
+    reader = SampleReader(dataset.records, RecentImages(2, behind))
+    assert (reader[3].image == 3).all() and (behind.get(3) == 3).all()
+    shutil.rmtree(Path(dataset.source).parent / "cache")
+    dataset.records[3].path.unlink()
+    assert (reader[3].image == 3).all()  # neither the file nor the cache is asked again
+
+
+def test_what_the_cache_behind_holds_is_kept_too(dataset: Dataset) -> None:
+    behind = make("disk", dataset)
+    SampleReader(dataset.records, behind)[2]
+    recent = RecentImages(2, behind)
+    first = recent.get(2)
+    assert (first == 2).all() and recent.get(2) is first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,35 @@ def test_the_size_of_a_mini_batch_does_not_matter(dataset: Dataset) -> None:
         )
         streams.append(torch.cat([images for images, _, _ in loader]))
     assert torch.equal(streams[0], streams[1]) and torch.equal(streams[0], streams[2])
+
+
+def test_partners_stand_near_in_the_order_of_the_images(dataset: Dataset) -> None:
+    records = tuple(
+        replace(dataset.records[k % 7], path=dataset.records[k % 7].path.with_stem(str(k))) for k in range(50)
+    )
+    for k, record in enumerate(records):
+        shutil.copy(dataset.records[k % 7].path, record.path) if k >= 7 else None
+    many = replace(dataset, records=records)
+    loader = train_loader(
+        many, Augmentation(mosaic=1.0), batch=5, size_at=MultiScale((32, 32)), start=0, stop=20, seed=1, workers=0
+    )
+    order = [str(records[k].path) for epoch in range(3) for k in permutation(1, epoch, 50)]
+    pairs = set()
+    for position, name in enumerate(name for batch in loader for name in batch.names):
+        sources, around = name.split(" + "), order[position // 16 * 16 :][:16]
+        assert order[position] in sources and set(sources) <= set(around)
+        pairs.update((position % 16, around.index(source)) for source in sources)
+    assert len(pairs) > 16 + 0.6 * 16 * 15  # of the places in a neighbourhood nearly all have met
+
+
+def test_an_image_is_decoded_once_for_the_mosaics_around_it(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(
+        "data.reader.read_image", lambda path, **options: read.append(path) or read_image(path, **options)
+    )
+    settings = dict(batch=4, size_at=MultiScale((32, 32)), start=0, stop=8, seed=1, workers=0)
+    names = [name for batch in train_loader(dataset, Augmentation(mosaic=1.0), **settings) for name in batch.names]
+    assert len(names) == 32 and len(read) <= 2 * 7  # each of seven images once a neighbourhood, of which there are two
 
 
 def test_the_seed_matters(dataset: Dataset) -> None:
