@@ -183,7 +183,7 @@ def _any(samples: Samples, rng: np.random.Generator) -> int:
 
 def _partners(count: int, index: int, rng: np.random.Generator) -> list[int]:
     """Three of ``count`` samples that are neither ``index`` nor twice the same, as far as there are so many."""
-    steps = rng.choice(max(count - 1, 1), 3, replace=count <= 3)
+    steps = rng.permutation(count - 1)[:3] if count > 3 else rng.integers(max(count - 1, 1), size=3)
     return [(index + 1 + step) % count for step in steps.tolist()]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from data.colour_kernel import colour_kernel
+
 _HUES = 256  # steps of a whole turn in OpenCV's full-range 8-bit HSV
 _BACKGROUND_KERNEL = 17  # Darknet's Gaussian when only the background is blurred
 
@@ -48,8 +50,9 @@ class ColourRange:
 
     def sample(self, rng: np.random.Generator) -> Colour:
         """Draw as Darknet's load_data_detection does; factors are U(1, limit) or the reciprocal, half and half."""
-        hue = float(rng.uniform(-self.hue, self.hue))
-        saturation, exposure = draw_factor(rng, self.saturation), draw_factor(rng, self.exposure)
+        turn, *draws = rng.random(5).tolist()  # all at once, as each call costs as much
+        hue = self.hue * (2 * turn - 1)
+        saturation, exposure = _factor(self.saturation, *draws[:2]), _factor(self.exposure, *draws[2:])
         blur, background = 0, False
         if self.blur:
             kind = int(rng.integers(3))
@@ -77,12 +80,20 @@ def apply_colour(image: np.ndarray, boxes: np.ndarray, colour: Colour) -> None:
 
 
 def shift_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float) -> None:
-    """Turn the hue and scale saturation and value, in place.
+    """Turn the hue and scale saturation and value, in place, in float as Darknet does where the kernel compiles.
 
-    On the planes of OpenCV's 8-bit HSV whose hue has 256 steps: bytes that overflow are then the turn past red, and
-    each plane takes one pass, where look-up tables took longer than the conversions. The hue wraps, as in Darknet's
-    build without OpenCV; its OpenCV build stops at red instead, which paints everything slightly orange or yellow red
-    when the turn is negative.
+    The hue wraps, as in Darknet's build without OpenCV; its OpenCV build stops at red instead, which paints everything
+    slightly orange or yellow red when the turn is negative.
+    """
+    kernel = colour_kernel()
+    (kernel or _shift_8_bit_hsv)(image, hue, saturation, exposure)
+
+
+def _shift_8_bit_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float) -> None:
+    """`shift_hsv` on the planes of OpenCV's 8-bit HSV, a few grey levels off.
+
+    The hue has 256 steps: bytes that overflow are then the turn past red, and each plane takes one pass, where look-up
+    tables took longer than the conversions.
     """
     hues, saturations, values = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
     np.add(hues, round(hue * _HUES) % _HUES, out=hues)
@@ -117,6 +128,11 @@ def add_noise(image: np.ndarray, rng: np.random.Generator, deviation: float) -> 
 
 def draw_factor(rng: np.random.Generator, limit: float) -> float:
     """U(1, limit) or its reciprocal, half and half; ``limit`` and 1 / ``limit`` mean the same (rand_scale)."""
+    return _factor(limit, *rng.random(2).tolist())
+
+
+def _factor(limit: float, size: float, side: float) -> float:
+    """`draw_factor` with two draws in [0, 1)."""
     limit = max(limit, 1 / limit) if limit > 0 else 1.0
-    factor = float(rng.uniform(1.0, limit))
-    return factor if rng.random() < 0.5 else 1 / factor
+    factor = 1 + (limit - 1) * size
+    return factor if side < 0.5 else 1 / factor

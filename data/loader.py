@@ -24,6 +24,7 @@ from data.augment import Augmentation, Samples, augmented_sample
 from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks, slots_needed
 from data.batch_slots import BatchSlots
 from data.cache import RecentImages
+from data.colour_kernel import colour_kernel
 from data.dataset import Dataset
 from data.multi_scale import FixedMinibatch
 from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
@@ -77,6 +78,7 @@ def train_loader(
     """
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
+    colour_kernel()  # once, before there are workers
     reading = reading_marks(workers)
     reader = SampleReader(dataset.records, RecentImages(_NEIGHBOURS, cache), reading, detail)
     samples = TrackedSamples(reader, dataset.records, len(dataset.names)) if views else reader

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from models.ops import build
+from utils.compiler import cuda_compiler
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 SANITIZERS = ("-fsanitize=address", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
@@ -47,11 +48,11 @@ def compile_emulation(folder: Path) -> Path:
     for name, text in rewritten({name: (build.SOURCES / name).read_text() for name in names}).items():
         (folder / name).write_text(text)
     (folder / "cuda_ops.cpp").write_text('#include "cuda_ops.cu"\n')
-    _, link = build._plan("cpu")
+    _, link = build._flags("cpu")
     host = ["-fPIC", "-march=native", "-ffp-contract=fast", "-w", *SANITIZERS]
     include = ["-isystem", str(Path(build.torch.__file__).parent / "include"), build._TARGET, "-DUSE_CUDA"]
     library = folder / "emulated.so"
-    compiler = [build.cuda_compiler(), "-x", "c++", "-std=c++20", "-O1", "-include", str(HEADER)]
+    compiler = [cuda_compiler(), "-x", "c++", "-std=c++20", "-O1", "-include", str(HEADER)]
     command = [*compiler, *(f"-Xcompiler={flag}" for flag in host), *include, "-o", str(library), *link]
     subprocess.run([*command, str(folder / "cuda_ops.cpp")], check=True)
     return library

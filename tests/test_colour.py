@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.colour import Colour, ColourRange, add_noise, apply_colour, blur, shift_hsv
+from data.colour_kernel import colour_kernel
+from utils.compiler import CACHE_VARIABLE
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -19,18 +23,100 @@ def noisy(height: int = 40, width: int = 50) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@settings(deadline=None, max_examples=40)
-@given(hue=st.floats(-0.3, 0.3), saturation=st.floats(0.5, 2), exposure=st.floats(0.5, 2))
-def test_hsv_agrees_with_float_arithmetic(hue: float, saturation: float, exposure: float) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (6, 6, 3), np.uint8)
-    wanted = np.empty((6, 6, 3))
-    for row, column in np.ndindex(6, 6):
+def exactly_shifted(image: np.ndarray, hue: float, saturation: float, exposure: float) -> np.ndarray:
+    """What `shift_hsv` should make of ``image``, not rounded."""
+    wanted = np.empty(image.shape)
+    for row, column in np.ndindex(image.shape[:2]):
         h, s, v = colorsys.rgb_to_hsv(*image[row, column] / 255)
         changed = colorsys.hsv_to_rgb((h + hue) % 1, min(1, s * saturation), min(1, v * exposure))
         wanted[row, column] = np.array(changed) * 255
+    return wanted
+
+
+@pytest.fixture(params=["compiled", "OpenCV"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to change colours."""
+    if request.param == "OpenCV":
+        monkeypatch.setattr("data.colour.colour_kernel", lambda: None)
+    elif colour_kernel() is None:
+        pytest.skip("the kernel does not compile here")
+    return request.param
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hue=st.floats(-0.3, 0.3), saturation=st.floats(0.5, 2), exposure=st.floats(0.5, 2))
+def test_hsv_agrees_with_float_arithmetic(way: str, hue: float, saturation: float, exposure: float) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (6, 6, 3), np.uint8)
+    image[0] = image[0, :, :1]  # greys
+    image[1, :4] = [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 0, 1]]
+    wanted = exactly_shifted(image, hue, saturation, exposure)
     shift_hsv(image, hue, saturation, exposure)
     # 8-bit hue has steps of two degrees, which is up to 255 * 2 / 60 grey levels, and is rounded twice
-    assert np.abs(image - wanted).max() < 16 and np.abs(image - wanted).mean() < 3
+    most, mean = (0.501, 0.3) if way == "compiled" else (16, 3)
+    assert np.abs(image - wanted).max() < most and np.abs(image - wanted).mean() < mean
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 511, 512, 513, 1100])
+def test_every_pixel_of_a_row_is_changed_and_no_other(way: str, width: int) -> None:
+    rng = np.random.default_rng(width)
+    image = rng.integers(0, 256, (4, width + 3, 3), np.uint8)
+    before, window = image.copy(), image[1:3, 1 : 1 + width]
+    wanted = exactly_shifted(window, 0.4, 1.1, 0.8)
+    shift_hsv(window, 0.4, 1.1, 0.8)
+    assert np.abs(window - wanted).max() < (0.501 if way == "compiled" else 16)
+    window[:] = before[1:3, 1 : 1 + width]
+    np.testing.assert_array_equal(image, before)
+
+
+def test_the_kernel_leaves_every_colour_as_it_is_where_nothing_is_asked_for() -> None:
+    if (kernel := colour_kernel()) is None:
+        pytest.skip("the kernel does not compile here")
+    image = np.empty((256, 256, 256, 3), np.uint8)  # all of them
+    for channel in range(3):
+        image[..., channel] = np.arange(256).reshape([256 if axis == channel else 1 for axis in range(3)])
+    image = image.reshape(4096, 4096, 3)
+    changed = image.copy()
+    kernel(changed, 0.0, 1.0, 1.0)
+    np.testing.assert_array_equal(changed, image)
+
+
+@pytest.fixture
+def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The kernel not loaded, and an empty cache."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    colour_kernel.cache_clear()
+    yield tmp_path
+    colour_kernel.cache_clear()
+
+
+def test_without_a_compiler_one_line_says_so(
+    forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("data.colour_kernel.cxx_compiler", lambda: "/bin/false")
+    image = noisy()
+    for _ in range(3):
+        shift_hsv(image, 0.1, 1, 1)
+    assert (image != noisy()).any()
+    assert capsys.readouterr().err.splitlines() == [
+        "yolov4: building the colour augmentation, once ...",
+        "yolov4: colours are changed by OpenCV, which is slower: false: no message",
+    ]
+
+
+def test_a_damaged_library_is_built_again(
+    forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if colour_kernel() is None:
+        pytest.skip("the kernel does not compile here")
+    (library,) = (forgotten / "cache").glob("colour-*.so")
+    other = forgotten / "other"  # a library is loaded once a path
+    other.mkdir()
+    (other / library.name).write_bytes(b"\x7fELF")
+    monkeypatch.setenv(CACHE_VARIABLE, str(other))
+    colour_kernel.cache_clear()
+    image = noisy()
+    colour_kernel()(image, 0.1, 1, 1)
+    assert (image != noisy()).any() and capsys.readouterr().err.count("building") == 2
 
 
 def test_negative_turn_wraps_past_red() -> None:

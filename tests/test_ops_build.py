@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 
 from models.ops import build, extension, mish, set_ops
 from models.ops.__main__ import main
+from utils.compiler import CACHE_VARIABLE, BuildError, cache_folder
 from utils.errors import EnvironmentFault, UsageError
 
 
@@ -25,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -46,7 +50,7 @@ def test_one_of_many_builds_and_the_others_wait(cache):
     with ThreadPoolExecutor(8) as pool:  # flock keeps threads apart as it does processes: each opens the file itself
         paths = list(pool.map(lambda _: build.build("cpu"), range(8)))
     assert len(set(paths)) == 1 and paths[0].read_text() == "made\n"
-    objects, _ = build._plan("cpu")
+    objects, _ = build._flags("cpu")
     assert calls(cache) == len(objects) + 1  # the objects and the link
     assert sorted(p.suffix for p in paths[0].parent.iterdir()) == [".lock", ".so"]  # nothing left lying about
 
@@ -65,15 +69,15 @@ def test_one_of_many_processes_builds_even_where_another_was_killed(cache):
     answers = [process.communicate() for process in many]
     assert {out for out, _ in answers} == {f"{build.library_path('cpu')}\n"}
     assert sum("building" in err for _, err in answers) == 1
-    assert calls(cache) == len(build._plan("cpu")[0]) + 1
+    assert calls(cache) == len(build._flags("cpu")[0]) + 1
 
 
 def test_a_library_in_the_cache_is_used_until_forced(cache, monkeypatch):
     build.build("cpu")
     before = calls(cache)
     with monkeypatch.context() as only_read:  # a cache that others filled and that cannot be written
-        only_read.setattr(build, "_locked", None)
-        only_read.setattr(build, "_compile_to", None)
+        only_read.setattr("utils.compiler._locked", None)
+        only_read.setattr("utils.compiler._compile_to", None)
         build.build("cpu")
     assert calls(cache) == before
     build.build("cpu", force=True)
@@ -97,7 +101,7 @@ def test_a_killed_build_leaves_no_library(cache, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "_run", interrupted)
+    monkeypatch.setattr("utils.compiler._run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build.build("cpu")
     assert not build.library_path("cpu").exists()
@@ -105,23 +109,23 @@ def test_a_killed_build_leaves_no_library(cache, monkeypatch):
 
 def test_what_the_compiler_says_is_the_reason(cache):
     (cache / "compiler").write_text("#!/bin/sh\necho 'note: x' >&2\necho 'a.h:1: fatal error: no a.h' >&2\nexit 1\n")
-    with pytest.raises(build.BuildError, match=r"^compiler: a.h:1: fatal error: no a.h$"):
+    with pytest.raises(BuildError, match=r"^compiler: a.h:1: fatal error: no a.h$"):
         build.build("cpu")
 
 
 def test_a_compiler_that_speaks_another_encoding_or_hangs(cache, monkeypatch):
     (cache / "compiler").write_text("#!/bin/sh\nprintf 'erreur fatale: caf\\351\\n' >&2\nexit 1\n")
-    with pytest.raises(build.BuildError, match=r"^compiler: erreur fatale: caf"):
+    with pytest.raises(BuildError, match=r"^compiler: erreur fatale: caf"):
         build.build("cpu")
     (cache / "compiler").write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(build, "SLOWEST_BUILD", 0.1)
-    with pytest.raises(build.BuildError, match=r"^compiler did not end within 0.1 seconds$"):
+    monkeypatch.setattr("utils.compiler.SLOWEST_BUILD", 0.1)
+    with pytest.raises(BuildError, match=r"^compiler did not end within 0.1 seconds$"):
         build.build("cpu")
 
 
 def test_a_system_without_file_locks(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with pytest.raises(build.BuildError, match="this system has no file locks"):
+    with pytest.raises(BuildError, match="this system has no file locks"):
         build.build("cpu")
 
 
@@ -151,15 +155,15 @@ def test_every_kind_of_gpu_at_hand_is_compiled_for(monkeypatch):
 def test_no_compiler(cache, monkeypatch):
     monkeypatch.setenv("PATH", str(cache))
     monkeypatch.delenv("CXX")
-    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler found"):
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler found"):
         build.build("cpu")
-    monkeypatch.setattr(build.shutil, "which", lambda _: None)
-    with pytest.raises(build.BuildError, match="no CUDA compiler found"):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(BuildError, match="no CUDA compiler found"):
         build.build("cuda")
 
 
 def test_an_old_torch_is_refused():
-    with pytest.raises(build.BuildError, match=r"torch 2.9.1\+cu126 is older than 2.11"):
+    with pytest.raises(BuildError, match=r"torch 2.9.1\+cu126 is older than 2.11"):
         build.check_torch("2.9.1+cu126")
     build.check_torch("2.11.0a0+git123")
     build.check_torch("3.0.0")
@@ -167,29 +171,29 @@ def test_an_old_torch_is_refused():
 
 def test_a_cache_that_cannot_be_written(cache, monkeypatch):
     (cache / "file").write_text("")
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(cache / "file" / "below"))
-    with pytest.raises(build.BuildError, match="the cache cannot be used: .*Not a directory"):
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache / "file" / "below"))
+    with pytest.raises(BuildError, match="the cache cannot be used: .*Not a directory"):
         build.build("cpu")
 
 
 def test_where_the_cache_lies(tmp_path, monkeypatch):
-    monkeypatch.delenv(build.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert build.cache_folder() == tmp_path / "xdg" / "yolov4-mish" / "ops"
+    assert cache_folder() == tmp_path / "xdg" / "yolov4-mish" / "ops"
     (tmp_path / "full").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
-    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = build.cache_folder()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = cache_folder()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    with pytest.raises(build.BuildError, match=f"belongs to someone else; set {build.CACHE_VARIABLE}"):
-        build.cache_folder()
-    folder.rename(tmp_path / f"yolov4-mish-ops-{build.os.getuid() + 1}")  # prepared for, and by, another user
-    (tmp_path / f"yolov4-mish-ops-{build.os.getuid() + 1}").chmod(0o700)
-    other = build.os.getuid() + 1
-    monkeypatch.setattr(build.os, "getuid", lambda: other)
-    with pytest.raises(build.BuildError, match="belongs to someone else"):
-        build.cache_folder()
+    with pytest.raises(BuildError, match=f"belongs to someone else; set {CACHE_VARIABLE}"):
+        cache_folder()
+    folder.rename(tmp_path / f"yolov4-mish-ops-{os.getuid() + 1}")  # prepared for, and by, another user
+    (tmp_path / f"yolov4-mish-ops-{os.getuid() + 1}").chmod(0o700)
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(BuildError, match="belongs to someone else"):
+        cache_folder()
 
 
 def test_failure_is_one_line_and_native_operators(cache, sides, capsys):
@@ -208,7 +212,7 @@ def test_failure_is_one_line_and_native_operators(cache, sides, capsys):
 
 def test_a_library_that_does_not_load(cache, sides, capsys):
     assert extension.side("cpu").library is None  # the script's file is no library
-    assert calls(cache) == 2 * (len(build._plan("cpu")[0]) + 1)  # built again, in case it was only damaged
+    assert calls(cache) == 2 * (len(build._flags("cpu")[0]) + 1)  # built again, in case it was only damaged
     assert re.search("native operators for cpu: .*(invalid ELF header|file too short)", capsys.readouterr().err)
 
 
@@ -256,9 +260,9 @@ def test_report(capsys):
 
 def test_report_without_a_cache(tmp_path, monkeypatch, sides, capsys):
     (tmp_path / "file").write_text("")
-    monkeypatch.delenv(build.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "file"))
     assert main(["--seconds", "0.01"]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"cache +none: .*Not a directory", out) and re.search("cpu +native: the cache cannot be used", out)
@@ -266,7 +270,7 @@ def test_report_without_a_cache(tmp_path, monkeypatch, sides, capsys):
 
 
 def test_building_ahead(cache, monkeypatch, capsys):
-    monkeypatch.setattr("models.ops.__main__.cuda_compiler", lambda: (_ for _ in ()).throw(build.BuildError("no nvcc")))
+    monkeypatch.setattr("models.ops.__main__.cuda_compiler", lambda: (_ for _ in ()).throw(BuildError("no nvcc")))
     assert main(["--build"]) == 0
     assert "cuda      not built: no nvcc" in capsys.readouterr().out
     (cache / "compiler").write_text("#!/bin/sh\nexit 1\n")

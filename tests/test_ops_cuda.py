@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.ops import batch_norm_act, bias_act, build, extension, mish, native, set_ops
 from models.ops.registration import ops
+from utils.compiler import CACHE_VARIABLE, BuildError, cuda_compiler
 
 EMULATED = os.environ.get("YOLOV4_EMULATED_CUDA")
 """The library of tests/emulated_cuda.py, which then takes the place of the CPU's kernels."""
@@ -46,13 +47,13 @@ real_gpu = pytest.mark.skipif(EMULATED is not None, reason="needs a GPU itself")
 @pytest.mark.slow
 def test_kernels_compile_for_ampere_and_hopper(tmp_path, monkeypatch):
     try:
-        build.cuda_compiler()
-    except build.BuildError as error:
+        cuda_compiler()
+    except BuildError as error:
         pytest.skip(str(error))
     # The front ends see everything; only the optimisers rest.
     flags = ["-gencode=arch=compute_80,code=[sm_80,sm_90]", "-Xptxas", "-O0", "-Xcicc", "-O1"]
     monkeypatch.setattr(build, "_architectures", lambda: flags)
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     assert build.build("cuda").stat().st_size > 100_000
 
 

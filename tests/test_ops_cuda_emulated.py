@@ -12,6 +12,7 @@ import pytest
 from emulated_cuda import HEADER, compile_emulation, rewritten
 
 from models.ops import build
+from utils.compiler import BuildError, cuda_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def address_checker() -> str:
     """The library that has to be loaded first; skips where nvcc or it is missing."""
     try:
-        build.cuda_compiler()
-    except build.BuildError as error:
+        cuda_compiler()
+    except BuildError as error:
         pytest.skip(str(error))
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not Path(found).is_absolute():

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from models.ops import PackedConv2d, batch_norm_act, get_ops, mish, set_ops
-from models.ops.build import BuildError, build, cache_folder, cuda_compiler
+from models.ops.build import build
 from models.ops.extension import devices, side, use_cpu_kernels
 from models.ops.timing import interleaved_medians
+from utils.compiler import BuildError, cache_folder, cuda_compiler
 from utils.errors import EnvironmentFault
 
 
@@ -38,7 +39,7 @@ def where_the_cache_lies() -> str:
     """The folder, or why there is none."""
     try:
         return str(cache_folder())
-    except (BuildError, OSError) as error:
+    except BuildError as error:
         return f"none: {error}"
 
 

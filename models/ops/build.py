@@ -1,30 +1,18 @@
-"""Compile the fused operators, once a user and machine, into a cache that many processes may share.
-
-A library is named by a hash of everything it depends on, built beside its final name under a file lock and moved
-there in one step: a reader sees the whole library or none.
-"""
+"""Which sources and flags make the fused operators of a device; `utils.compiler` compiles them."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import platform
-import shutil
-import stat
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
+from utils.compiler import BuildError, Plan, cache_folder, compiled, cuda_compiler, cxx_compiler
+
 SOURCES = Path(__file__).parent / "csrc"
-CACHE_VARIABLE = "YOLOV4_OPS_CACHE"
 OLDEST_TORCH = (2, 11)  # the first with every stable-ABI function used here
-SLOWEST_BUILD = 900  # seconds for one file; a compiler that takes longer hangs
 
 _TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # 2.11: the library also loads in every later torch
 _HEADERS = ("activation.h", "extent.h", "tensors.h")
@@ -45,28 +33,14 @@ _INSTRUCTION_SETS = {
 _AMX = (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 
 
-class BuildError(RuntimeError):
-    """Why a side cannot be built, in one line."""
-
-
 def build(side: str, *, force: bool = False) -> Path:
     """Return the library of ``side`` ("cpu" or "cuda"), compiling it when the cache does not hold it.
 
     Raises:
         BuildError: no compiler, no writable cache, or the compiler refused.
     """
-    try:
-        check_torch(torch.__version__)
-        target = library_path(side)
-        if target.exists() and not force:
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock")):
-            if force or not target.exists():  # another process may have built it while this one waited
-                _compile_to(side, target)
-    except OSError as error:
-        raise BuildError(f"the cache cannot be used: {error}") from error
-    return target
+    check_torch(torch.__version__)
+    return compiled(library_path(side), lambda: _plan(side), what=f"the fused operators for {side}", force=force)
 
 
 def check_torch(version: str) -> None:
@@ -80,77 +54,16 @@ def library_path(side: str) -> Path:
     digest = hashlib.sha256()
     for name in (*_HEADERS, *_SIDE_SOURCES[side]):
         digest.update((SOURCES / name).read_bytes())
-    for part in (torch.__version__, torch.version.cuda, platform.machine(), sys.platform, *_plan(side)):
+    for part in (torch.__version__, torch.version.cuda, platform.machine(), sys.platform, *_flags(side)):
         digest.update(repr(part).encode())
     return cache_folder() / f"{side}-{digest.hexdigest()[:16]}.so"
 
 
-def cache_folder() -> Path:
-    """The per-user cache: $YOLOV4_OPS_CACHE, else $XDG_CACHE_HOME or ~/.cache, else a private temporary folder."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given)
-    with contextlib.suppress(RuntimeError, OSError):  # no home, or one that cannot be written
-        base = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(base) if base else Path.home() / ".cache") / "yolov4-mish" / "ops"
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    return _private_temporary_folder()
+def _plan(side: str) -> Plan:
+    return Plan(cuda_compiler() if side == "cuda" else cxx_compiler(), *_flags(side))
 
 
-def _private_temporary_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"yolov4-mish-ops-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    # Code is loaded from here: nobody else may have prepared it.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise BuildError(f"{folder} belongs to someone else; set {CACHE_VARIABLE}")
-    return folder
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError as error:
-        raise BuildError("this system has no file locks") from error
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _compile_to(side: str, target: Path) -> None:
-    compiler = _compiler(side)
-    print(f"yolov4: building the fused operators for {side}, once ...", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as work:
-        objects, link = _plan(side)
-        commands = [[compiler, *flags, "-o", str(Path(work) / f"{i}.o")] for i, flags in enumerate(objects)]
-        with ThreadPoolExecutor(len(commands)) as pool:
-            list(pool.map(_run, commands))
-        library = Path(work) / target.name
-        _run([compiler, *(command[-1] for command in commands), *link, "-o", str(library)])
-        library.replace(target)
-
-
-def _compiler(side: str) -> str:
-    if side == "cuda":
-        return cuda_compiler()
-    for name in (os.environ.get("CXX"), "g++", "c++"):
-        if name and (found := shutil.which(name)):
-            return found
-    raise BuildError("no C++ compiler found (g++)")
-
-
-def cuda_compiler() -> str:
-    """The path of nvcc: on PATH, or in $CUDA_HOME or /usr/local/cuda."""
-    homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
-    for name in ("nvcc", *(str(Path(home) / "bin" / "nvcc") for home in homes if home)):
-        if found := shutil.which(name):
-            return found
-    raise BuildError("no CUDA compiler found (nvcc)")
-
-
-def _plan(side: str) -> tuple[list[list[str]], list[str]]:
+def _flags(side: str) -> tuple[list[list[str]], list[str]]:
     """Flags of each object file to compile, and of the link."""
     torch_folder = Path(torch.__file__).parent
     include = ["-isystem", str(torch_folder / "include"), _TARGET]
@@ -176,14 +89,3 @@ def _architectures() -> list[str]:
         kinds = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
         return [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in sorted(kinds)]
     return ["-gencode=arch=compute_80,code=[sm_80,sm_90,compute_80]"]  # one run of the front end for all
-
-
-def _run(command: list[str]) -> None:
-    name = Path(command[0]).name
-    try:  # a compiler may answer in any encoding
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SLOWEST_BUILD)
-    except subprocess.TimeoutExpired as error:
-        raise BuildError(f"{name} did not end within {SLOWEST_BUILD} seconds") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
-        raise BuildError(f"{name}: {(lines or ['no message'])[0].strip()}")

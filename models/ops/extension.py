@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 
 from models.ops import native
-from models.ops.build import BuildError, build
+from models.ops.build import build
 from models.ops.registration import ops
+from utils.compiler import BuildError
 from utils.errors import EnvironmentFault, UsageError
 
 MODES = ("auto", "native", "fused")
