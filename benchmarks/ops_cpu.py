@@ -8,7 +8,6 @@ With one thread the clock is the processor's, which hardly sees what else a busy
 from __future__ import annotations
 
 import argparse
-import ctypes
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.tables import RESULTS, Report, table
 from models.ops import batch_norm_act, mish, set_ops
 from models.ops.timing import interleaved_medians
+from utils.memory import keep_freed_memory
 
 Medians = Callable[[Mapping[str, Callable[[], object]]], dict[str, float]]
 
@@ -33,7 +33,6 @@ SIZES = {
     "1 MB, in cache": (2**20, 64, True),
     "256 KB, in cache, one core": (2**18, 1, True),
 }
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 SHAPES = ((32, 304), (64, 152), (128, 76), (256, 38), (512, 19))  # channels, height and width: YOLOv4 at 608
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,7 +69,7 @@ def pointwise(medians: Medians) -> str:
     for size, (count, at_most, again) in SIZES.items():
         torch.set_num_threads(min(threads, at_most))
         if again:
-            keep_memory()
+            keep_freed_memory()
         for name, dtype in DTYPES.items():
             x = torch.randn(count // dtype.itemsize).to(dtype)
             forward = medians({key: _forward(f, x) for key, f in FUNCTIONS.items()})
@@ -83,12 +82,6 @@ def pointwise(medians: Medians) -> str:
     torch.set_num_threads(threads)
     header = ("tensor", "dtype", "function", "forward ms", "backward ms", "forward, F.mish = 1", "backward, F.mish = 1")
     return "## Pointwise\n\n" + table(header, rows)
-
-
-def keep_memory() -> None:
-    """Let malloc hand out again what was freed, however large, as allocators with a pool of their own do."""
-    for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-        ctypes.CDLL(None).mallopt(parameter, 2**31 - 1)
 
 
 def _gain(times: dict[str, float], key: str) -> str:

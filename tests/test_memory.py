@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,37 @@ def test_the_container(files: Path, limit: int, left: int) -> None:
 def test_without_meminfo(files: Path) -> None:
     (files / "meminfo").unlink()
     assert memory.available_memory() > 0
+
+
+FAULTS_OF_COPIES = """
+import resource
+from utils import memory
+{}
+for _ in range(30):
+    if _ == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = bytearray(2**26)  # more than glibc ever keeps by itself
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc alone has the option")
+def test_freed_memory_is_used_again() -> None:
+    def faults(preparation: str) -> int:
+        command = [sys.executable, "-c", FAULTS_OF_COPIES.format(preparation)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    pages = 20 * 2**26 // 4096
+    assert faults("pass") > 0.5 * pages or faults("pass") > 500  # huge pages are fewer
+    assert faults("memory.keep_freed_memory()") < 100
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in (object(), None):  # one without the option, and a system where asking is refused
+        monkeypatch.setattr(memory.ctypes, "CDLL", (lambda _, found=library: found) if library else refuse)
+        memory.keep_freed_memory()
+
+
+def refuse(_: None) -> None:
+    raise TypeError("an integer is required")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from utils.errors import UsageError, UserError
+from utils.memory import keep_freed_memory
 from utils.structures import Size
 
 EXIT_BUG, EXIT_INPUT, EXIT_ENVIRONMENT = 1, 3, 4
@@ -36,6 +37,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     0 ok, 1 a bug of ours, 2 usage, 3 bad input file, 4 environment, 5 diverged, 130 SIGINT, 143 SIGTERM.
     A traceback is shown with ``--debug`` only, or where the fault is ours.
     """
+    keep_freed_memory()
     attempt(main, argv)
     sys.exit(0)
 
