@@ -1,4 +1,4 @@
-"""Compare training recipes: the AP each reaches in the same number of iterations, over seeds and data sets.
+"""Compare training recipes: the AP of each over the same number of iterations, over seeds and data sets.
 
 python -m benchmarks.recipes --data bccd --iterations 2000 --seeds 0 1 --recipes darknet scaled "scaled --loss simota"
 
@@ -8,6 +8,7 @@ Each run is a folder of train.py below --runs. What is finished there is not run
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ SCORES = ("ap", "ap50", "ap75")
 def main(argv: Sequence[str]) -> None:
     """Train what is missing, and write the table after each training."""
     args, passed_on = _parser().parse_known_args(argv)
-    flags = ["--cfg", args.cfg, "--iterations", str(args.iterations), "--eval-interval", "0", *passed_on]
+    interval = math.ceil(args.iterations / args.evaluations)
+    flags = ["--cfg", args.cfg, "--iterations", str(args.iterations), "--eval-interval", str(interval), *passed_on]
     runs = [
         _run(args, flags, recipe, data, seed) for seed in args.seeds for data in args.data for recipe in args.recipes
     ]
@@ -32,15 +34,34 @@ def main(argv: Sequence[str]) -> None:
 
 
 def report(runs: Sequence[Run], iterations: int, flags: Sequence[str], path: Path) -> None:
-    """Write the table of the runs that are finished."""
-    rows = []
+    """Write the tables of the runs that are finished: the scores at the end, and AP / AP50 on the way there."""
+    last, on_the_way = [], []
     for data, recipe in dict.fromkeys((run.data, run.variant) for run in runs):
-        results = [run.result(iterations) for run in runs if (run.data, run.variant) == (data, recipe)]
-        found = [[result[name] for name in SCORES] for result in results if result is not None]
-        if found:
-            rows.append((Path(data).name, recipe, len(found), *map(_spread, zip(*found, strict=True))))
+        finished = [run for run in runs if (run.data, run.variant) == (data, recipe) and run.result(iterations)]
+        if finished:
+            results = [run.result(iterations) for run in finished]
+            scores = (_spread([result[name] for result in results]) for name in SCORES)
+            last.append((Path(data).name, recipe, len(finished), *scores))
+            on_the_way.append((Path(data).name, recipe, _over_time(finished)))
     text = f"Averaged weights after the last of {iterations:,} iterations, `{shlex.join(flags)}`.\n"
-    Report(path, "Training recipes").add(text + "\n" + table(("data", "recipe", "seeds", "AP", "AP50", "AP75"), rows))
+    out = Report(path, "Training recipes")
+    out.add(text + "\n" + table(("data", "recipe", "seeds", "AP", "AP50", "AP75"), last))
+    steps = sorted({iteration for *_, scores in on_the_way for iteration in scores})
+    rows = [(data, recipe, *(scores.get(step, "") for step in steps)) for data, recipe, scores in on_the_way]
+    header = ("data", "recipe", *(f"{step:,}" for step in steps))
+    out.add("AP / AP50 after so many iterations, means of the seeds:\n\n" + table(header, rows))
+
+
+def _over_time(runs: Sequence[Run]) -> dict[int, str]:
+    """AP / AP50 by the iteration of each evaluation that all ``runs`` have."""
+    evaluations = [{int(row["iteration"]): row for row in run.rows() if SCORES[0] in row} for run in runs]
+    shared = [iteration for iteration in evaluations[0] if all(iteration in found for found in evaluations)]
+    return {
+        iteration: " / ".join(
+            f"{statistics.mean(found[iteration][name] for found in evaluations):.3f}" for name in SCORES[:2]
+        )
+        for iteration in shared
+    }
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -57,6 +78,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str], recipe: str, data: str,
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="recipes.py", description=__doc__.splitlines()[0], epilog="Other flags go to train.py.")
     add_run_flags(parser, name="recipes", cfg="yolov4-tiny-mish.cfg", seeds=[0])
+    parser.add_argument("--evaluations", type=cli.positive_int, default=4, help="of each training (%(default)s)")
     parser.add_argument("--data", nargs="+", required=True, help="what train.py --data takes")
     parser.add_argument(
         "--recipes", nargs="+", default=["darknet", "scaled"], help='such as scaled, or "scaled --loss simota"'
