@@ -149,14 +149,14 @@ class RecentImages:
         image = self._images.get(index)
         if image is not None:
             self._images.move_to_end(index)
-        elif self._behind and (image := self._behind.get(index)) is not None:
+        elif self._behind is not None and (image := self._behind.get(index)) is not None:
             self._keep(index, image)
         return image
 
     def put(self, index: int, image: np.ndarray) -> None:
         """Keep ``image``, here and behind."""
         self._keep(index, image)
-        if self._behind:
+        if self._behind is not None:
             self._behind.put(index, image)
 
     def _keep(self, index: int, image: np.ndarray) -> None:

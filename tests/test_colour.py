@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data import colour_kernel as colour_kernel_module
 from data.colour import Colour, ColourRange, add_noise, apply_colour, blur, shift_hsv
 from data.colour_kernel import colour_kernel
 from utils.compiler import CACHE_VARIABLE
@@ -101,6 +102,19 @@ def test_without_a_compiler_one_line_says_so(
         "yolov4: building the colour augmentation, once ...",
         "yolov4: colours are changed by OpenCV, which is slower: false: no message",
     ]
+
+
+def test_a_library_that_computes_something_else_is_not_used(
+    forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if colour_kernel() is None:
+        pytest.skip("the kernel does not compile here")
+    wrong = forgotten / "wrong.cpp"
+    wrong.write_text(colour_kernel_module.SOURCE.read_text().replace("channel(3.0f", "channel(1.0f"))
+    monkeypatch.setattr(colour_kernel_module, "SOURCE", wrong)
+    colour_kernel.cache_clear()
+    assert colour_kernel() is None
+    assert capsys.readouterr().err.splitlines()[-1].endswith("which is slower: the test of its library failed")
 
 
 def test_a_damaged_library_is_built_again(

@@ -36,15 +36,15 @@ FOR_ANY_CPU void turn_row(std::uint8_t* row, std::size_t width, float turn, floa
         for (std::size_t i = 0; i < count; ++i) {
             const float r = red[i], g = green[i], b = blue[i];
             const float most = std::max(std::max(r, g), b), spread = most - std::min(std::min(r, g), b);
-            const float at_least_1[] = {std::max(most, 1.0f), std::max(spread, 1.0f)};  // greys have no hue, black nothing
-            const float reciprocal = 1.0f / (at_least_1[0] * at_least_1[1]);            // one division for both
+            const float divisor = std::max(most, 1.0f), spread_divisor = std::max(spread, 1.0f);  // black, greys
+            const float reciprocal = 1.0f / (divisor * spread_divisor);  // one division for both
             const float along = most == r ? g - b : most == g ? b - r : r - g;
             const float sector = most == r ? 0.0f : most == g ? 2.0f : 4.0f;
-            float hue = sector + along * (reciprocal * at_least_1[0]) + turn;  // -1 to 11
+            float hue = sector + along * (reciprocal * divisor) + turn;  // -1 to 11
             hue = hue < 0.0f ? hue + 6.0f : hue;
             hue = hue >= 6.0f ? hue - 6.0f : hue;
             const float value = std::min(most * exposure, 255.0f);
-            const float chroma = value * std::min(spread * saturation * (reciprocal * at_least_1[1]), 1.0f);
+            const float chroma = value * std::min(spread * saturation * (reciprocal * spread_divisor), 1.0f);
             red[i] = channel(5.0f, hue, value, chroma) + 0.5f;
             green[i] = channel(3.0f, hue, value, chroma) + 0.5f;
             blue[i] = channel(1.0f, hue, value, chroma) + 0.5f;
