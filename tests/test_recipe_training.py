@@ -41,7 +41,8 @@ def run(data: Path, out: Path, flags: str) -> None:
     train.main([*files, *QUIET.split(), *flags.split()])
 
 
-PLAIN = "--mosaic 0 --scale 0 --translate 0 --set flip=0 --set learning_rate=.02"
+# twice the rate ends with one seed in six in a network that has broken
+PLAIN = "--mosaic 0 --scale 0 --translate 0 --set flip=0 --set learning_rate=.01"
 
 
 @pytest.mark.parametrize("loss", ["scaled", "simota"])
