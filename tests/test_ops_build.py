@@ -58,13 +58,13 @@ def test_one_of_many_builds_and_the_others_wait(cache):
 @pytest.mark.slow
 def test_one_of_many_processes_builds_even_where_another_was_killed(cache):
     command = [sys.executable, "-c", "from models.ops import build; print(build.build('cpu'))"]
-    quick = (cache / "compiler").read_text()
-    (cache / "compiler").write_text(quick.replace("sleep 0.1", "exec sleep 60"))
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as doomed:
+    hanging = cache / "hanging"
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o755)
+    environment = {**os.environ, "CXX": str(hanging)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as doomed:
         assert "building the fused operators" in doomed.stderr.readline()
         doomed.kill()  # with the lock in its hand, and half a build in the cache
-    (cache / "compiler").write_text(quick)
-    (cache / "calls.txt").unlink(missing_ok=True)
     many = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     answers = [process.communicate() for process in many]
     assert {out for out, _ in answers} == {f"{build.library_path('cpu')}\n"}
