@@ -37,12 +37,12 @@ def report(runs: Sequence[Run], iterations: int, flags: Sequence[str], path: Pat
     """Write the tables of the runs that are finished: the scores at the end, and AP / AP50 on the way there."""
     last, on_the_way = [], []
     for data, recipe in dict.fromkeys((run.data, run.variant) for run in runs):
-        finished = [run for run in runs if (run.data, run.variant) == (data, recipe) and run.result(iterations)]
-        if finished:
-            results = [run.result(iterations) for run in finished]
-            scores = (_spread([result[name] for result in results]) for name in SCORES)
-            last.append((Path(data).name, recipe, len(finished), *scores))
-            on_the_way.append((Path(data).name, recipe, _over_time(finished)))
+        same = [run for run in runs if (run.data, run.variant) == (data, recipe)]
+        results = {run: result for run in same if (result := run.result(iterations)) is not None}
+        if results:
+            scores = (_spread([result[name] for result in results.values()]) for name in SCORES)
+            last.append((Path(data).name, recipe, len(results), *scores))
+            on_the_way.append((Path(data).name, recipe, _over_time(list(results))))
     text = f"Averaged weights after the last of {iterations:,} iterations, `{shlex.join(flags)}`.\n"
     out = Report(path, "Training recipes")
     out.add(text + "\n" + table(("data", "recipe", "seeds", "AP", "AP50", "AP75"), last))

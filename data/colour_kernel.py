@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.compiler import BuildError, Plan, cache_folder, compiled, cxx_compiler
+from utils.compiler import BuildError, Plan, cache_folder, compiled, cxx_compiler, opened
 
 SOURCE = Path(__file__).parent / "csrc" / "colour.cpp"
 
@@ -42,11 +42,7 @@ def _loaded() -> Kernel:
     def plan() -> Plan:
         return Plan(cxx_compiler(), [[*flags, "-c", str(SOURCE)]], ["-shared"])
 
-    what = "the colour augmentation"
-    try:
-        library = ctypes.CDLL(str(compiled(target, plan, what=what)))
-    except OSError:  # a file that was damaged
-        library = ctypes.CDLL(str(compiled(target, plan, what=what, force=True)))
+    library = opened(functools.partial(compiled, target, plan, what="the colour augmentation"))
     turn_colours = library.turn_colours
     turn_colours.restype = None
     turn_colours.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 3, *[ctypes.c_float] * 3]

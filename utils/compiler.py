@@ -7,6 +7,7 @@ or none. Its name must change with everything that it depends on.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import stat
@@ -50,9 +51,9 @@ def compiled(target: Path, plan: Callable[[], Plan], *, what: str, force: bool =
     Raises:
         BuildError: no compiler, no writable cache, or the compiler refused.
     """
-    if target.exists() and not force:
-        return target
     try:
+        if target.exists() and not force:
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock")):
             if force or not target.exists():  # another process may have built it while this one waited
@@ -60,6 +61,14 @@ def compiled(target: Path, plan: Callable[[], Plan], *, what: str, force: bool =
     except OSError as error:
         raise BuildError(f"the cache cannot be used: {error}") from error
     return target
+
+
+def opened(make: Callable[..., Path]) -> ctypes.CDLL:
+    """Load the library of ``make()``, or of ``make(force=True)`` where that is damaged or misses what it links."""
+    try:
+        return ctypes.CDLL(str(make()))
+    except OSError:
+        return ctypes.CDLL(str(make(force=True)))
 
 
 def cache_folder() -> Path:

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd import forward_ad
 from models.ops import native
 from models.ops.build import build
 from models.ops.registration import ops
-from utils.compiler import BuildError
+from utils.compiler import BuildError, opened
 from utils.errors import EnvironmentFault, UsageError
 
 MODES = ("auto", "native", "fused")
@@ -155,12 +156,8 @@ def _load(device: str) -> Side:
 
 
 def _open(device: str) -> Path:
-    library = build(device)
-    try:
-        ctypes.CDLL(str(library))
-    except OSError:  # a file that was damaged, or linked against libraries that have gone
-        ctypes.CDLL(str(build(device, force=True)))
-    return library
+    opened(partial(build, device))
+    return build(device)
 
 
 def _prove(device: str) -> None:
