@@ -184,6 +184,7 @@ def augmentation_of(args: argparse.Namespace, config: Config) -> LabelledAugment
     return LabelledAugmentation.from_config(
         net,
         mix=args.mosaic,
+        flip_vertical=args.flip_vertical,
         photometric=load_photometric(args.photometric),
         close_at=net.subdivisions * round(net.max_batches * (1 - args.close_mosaic)),
     )

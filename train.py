@@ -160,6 +160,7 @@ def train(args: argparse.Namespace, world: World) -> int:
             mosaic=args.mosaic,
             mixup=args.mixup,
             copy_paste=args.copy_paste,
+            flip_vertical=args.flip_vertical,
             close_mosaic=args.close_mosaic,
             affine=Affine(args.scale, args.translate, args.shear),
             photometric=args.photometric,

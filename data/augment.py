@@ -42,7 +42,7 @@ class Augmentation:
     """What happens to training images; the defaults do nothing but stretch them.
 
     Attributes:
-        jitter, resize, letter_box, flip: see :class:`data.transforms.Geometry`.
+        jitter, resize, letter_box, flip, flip_vertical: see :class:`data.transforms.Geometry`.
         hue, saturation, exposure, blur, gaussian_noise: see :class:`data.colour.ColourRange`.
         mosaic, mixup, copy_paste: probabilities.
         mosaic_bound: clip boxes to their mosaic tile.
@@ -56,6 +56,7 @@ class Augmentation:
     resize: float = 1.0
     letter_box: bool = False
     flip: bool = False
+    flip_vertical: bool = False
     hue: float = 0.0
     saturation: float = 1.0
     exposure: float = 1.0
@@ -79,6 +80,7 @@ class Augmentation:
         mosaic: float | None = None,
         mixup: float | None = None,
         copy_paste: float = 0.0,
+        flip_vertical: bool = False,
         mosaic_bound: bool | None = None,
         affine: Affine = NO_MOTION,
         photometric: Photometric | None = None,
@@ -94,6 +96,7 @@ class Augmentation:
             resize=yolo.resize,
             letter_box=net.letter_box,
             flip=net.flip,
+            flip_vertical=flip_vertical,
             hue=net.hue,
             saturation=net.saturation,
             exposure=net.exposure,
@@ -112,7 +115,7 @@ class Augmentation:
     @property
     def geometry(self) -> Geometry:
         """The part that moves pixels."""
-        return Geometry(self.jitter, self.resize, self.letter_box, self.flip)
+        return Geometry(self.jitter, self.resize, self.letter_box, self.flip, self.flip_vertical)
 
     @property
     def colours(self) -> ColourRange:
@@ -210,7 +213,7 @@ def _picture(
     else:
         indices, sources, bound = (index,), [samples[index]], True
         tiles = (whole(augmentation.geometry.sample(draws.motion, sources[0].image.shape[:2], size), size),)
-    tiles = [replace(tile, colour=augmentation.colours.sample(draws.colour)) for tile in tiles]
+    tiles = [tile.coloured(augmentation.colours.sample(draws.colour)) for tile in tiles]
     picture = compose(sources, tiles, canvas, bound=bound, out=None if affine else out)
     return warp(picture, affine.sample(draws.motion, canvas, size), size) if affine else picture, indices
 

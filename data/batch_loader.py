@@ -47,6 +47,20 @@ class _Lending(Dataset):
         return self._slots.put(minibatch, self._batches[minibatch])
 
 
+class _Asking:
+    """The sampler of `_Lending`: each number gets its slot when it is drawn."""
+
+    def __init__(self, numbers: range, slots: BatchSlots) -> None:
+        self._numbers = numbers
+        self._slots = slots
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return self._slots.asking(self._numbers)
+
+
 class BatchLoader(DataLoader):
     """A DataLoader over whole mini-batches that raises what its workers returned, and says what killed one."""
 
@@ -66,13 +80,13 @@ class BatchLoader(DataLoader):
             numbers: of the mini-batches, one after the other.
             reading: see :func:`reading_marks`.
             context: how workers start, "fork" or "spawn"; default the platform's.
-            slots: where ``batches`` make their images, :func:`slots_needed` of them; else they travel on their own.
+            slots: where ``batches`` make their images, for :func:`minibatches_ahead`; else they travel on their own.
         """
         self._slots = slots
         super().__init__(
             batches if slots is None else _Lending(batches, slots),
             batch_size=None,
-            sampler=numbers,
+            sampler=numbers if slots is None else _Asking(numbers, slots),
             num_workers=workers,
             prefetch_factor=_PREFETCH if workers else None,
             collate_fn=_unchanged,
@@ -101,6 +115,8 @@ class BatchLoader(DataLoader):
             for worker in workers:
                 worker.kill()  # one that hangs would keep this process from ending
                 worker.join()
+            if self._slots is not None:
+                self._slots.give_up()
 
     def _items(self, iterator: Iterator[Any]) -> Iterator[Any]:
         try:
@@ -125,9 +141,9 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return keyed_rng(seed, ORDER, epoch).permutation(count)
 
 
-def slots_needed(workers: int) -> int:
-    """Mini-batches that can be under way, and the one that the main process copies."""
-    return _PREFETCH * workers + 1
+def minibatches_ahead(workers: int) -> int:
+    """Mini-batches that are asked for before the first of them is taken."""
+    return _PREFETCH * workers
 
 
 def reading_marks(workers: int) -> torch.Tensor:

@@ -59,7 +59,7 @@ class MemoryCache:
 
     def get(self, index: int) -> np.ndarray | None:
         """The image, read-only, or None if it is not here (yet)."""
-        if index >= len(self._ends) or not self._filled[index]:
+        if index >= len(self._ends) or not self._filled.numpy()[index]:
             return None
         image = self._slot(index)
         image.flags.writeable = False
@@ -69,12 +69,12 @@ class MemoryCache:
         """Keep ``image``, if it is among those that fit."""
         if index < len(self._ends):
             self._slot(index)[:] = image
-            self._filled[index] = 1
+            self._filled.numpy()[index] = 1
 
     def _slot(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3), a view of the shared memory."""
         start = self._ends[index - 1] if index else 0
-        return self._pixels[start : self._ends[index]].numpy().reshape(*self._sizes[index], _CHANNELS)
+        return self._pixels.numpy()[start : self._ends[index]].reshape(*self._sizes[index], _CHANNELS)
 
 
 class DiskCache:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.colour_kernel import colour_kernel
+from data.kernels import kernels
 
 _HUES = 256  # steps of a whole turn in OpenCV's full-range 8-bit HSV
 _BACKGROUND_KERNEL = 17  # Darknet's Gaussian when only the background is blurred
@@ -85,8 +85,9 @@ def shift_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float)
     The hue wraps, as in Darknet's build without OpenCV; its OpenCV build stops at red instead, which paints everything
     slightly orange or yellow red when the turn is negative.
     """
-    kernel = colour_kernel()
-    (kernel or _shift_8_bit_hsv)(image, hue, saturation, exposure)
+    made = kernels()
+    shift = _shift_8_bit_hsv if made is None else made.shift_hsv
+    shift(image, hue, saturation, exposure)
 
 
 def _shift_8_bit_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float) -> None:

@@ -31,13 +31,17 @@ _NO_BOXES = np.zeros((0, 4), np.float32)
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """The cfg keys that move pixels: [net] ``min_crop``, ``max_crop``, ``angle``, ``aspect`` and ``flip``."""
+    """The cfg keys that move pixels: [net] ``min_crop``, ``max_crop``, ``angle``, ``aspect`` and ``flip``.
+
+    ``flip_vertical`` is no key of Darknet's: half of the images upside down.
+    """
 
     min_crop: int
     max_crop: int
     angle: float = 0.0
     aspect: float = 1.0
     flip: bool = False
+    flip_vertical: bool = False
 
     def sample(self, rng: np.random.Generator, source_size: Size, size: Size) -> np.ndarray:
         """Draw a window after Darknet's random_augment_image: aspect, shorter side, turn, place, flip.
@@ -57,9 +61,11 @@ class RandomCrop:
         spare = np.maximum([source_width / aspect * scale - window, source_height * scale - window], 0) / 2
         shift = rng.uniform(-spare, spare)
         flip = self.flip and bool(rng.random() < 0.5)
+        upside_down = self.flip_vertical and bool(rng.random() < 0.5)
         # output -> window, around its centre -> source, unturned -> source
-        across, down = window / width * (-1 if flip else 1), window / height
-        to_window = np.array([[across, 0, shift[0] - across * width / 2], [0, down, shift[1] - window / 2], [0, 0, 1]])
+        across, down = window / width * (-1 if flip else 1), window / height * (-1 if upside_down else 1)
+        corner = shift - (across * width / 2, down * height / 2)
+        to_window = np.array([[across, 0, corner[0]], [0, down, corner[1]], [0, 0, 1]])
         to_source = np.diag([aspect / scale, 1 / scale, 1])
         cosine, sine = math.cos(turn), math.sin(turn)
         turned = np.array([[cosine, -sine, source_width / 2], [sine, cosine, source_height / 2], [0, 0, 1]])
@@ -137,12 +143,13 @@ class LabelledAugmentation:
         net: Net,
         *,
         mix: float | None = None,
+        flip_vertical: bool = False,
         photometric: Photometric | None = None,
         close_at: int | None = None,
     ) -> LabelledAugmentation:
         """What a cfg asks for; ``mix`` overrides the one half that Darknet mixes."""
         return cls(
-            crop=RandomCrop(net.min_crop, net.max_crop, net.angle, net.aspect, net.flip),
+            crop=RandomCrop(net.min_crop, net.max_crop, net.angle, net.aspect, net.flip, flip_vertical),
             colours=ColourRange(net.hue, net.saturation, net.exposure),
             blur=_PLAIN_BLUR if net.blur == 1 else net.blur // 2 * 2 + 1 if net.blur else 0,
             mixes=_mixes(net),

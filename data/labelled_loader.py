@@ -16,8 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks
 from data.cache import open_cache
-from data.colour_kernel import colour_kernel
 from data.dataset import Dataset
+from data.kernels import kernels
 from data.labelled import load_labelled
 from data.labelled_augment import LabelledAugmentation, labelled_picture
 from data.reader import ImageCache, SampleReader
@@ -85,7 +85,7 @@ def labelled_batches(
     images, note = open_cache(cache, dataset)
     if note:
         print(note)
-    colour_kernel()  # once, before there are workers
+    kernels()  # once, before there are workers
     reading = reading_marks(workers)
     batches = LabelledBatches(dataset, augmentation, batch, size, seed, _reader(dataset, images, reading))
     return BatchLoader(batches, range(start, stop), workers, reading, False, None)

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from data.augment import Augmentation, Samples, augmented_sample
-from data.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks, slots_needed
+from data.batch_loader import AUGMENT, BatchLoader, minibatches_ahead, permutation, reading_marks
 from data.batch_slots import BatchSlots
 from data.cache import RecentImages
-from data.colour_kernel import colour_kernel
 from data.dataset import Dataset
+from data.kernels import kernels
 from data.multi_scale import FixedMinibatch
 from data.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
 from data.views import TrackedSamples, Views, tracked
@@ -78,11 +78,11 @@ def train_loader(
     """
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
-    colour_kernel()  # once, before there are workers
+    kernels()  # once, before there are workers
     reading = reading_marks(workers)
     reader = SampleReader(dataset.records, RecentImages(_NEIGHBOURS, cache), reading, detail)
     samples = TrackedSamples(reader, dataset.records, len(dataset.names)) if views else reader
-    slots = BatchSlots(slots_needed(workers), batch * 3 * math.prod(largest)) if workers and largest else None
+    slots = BatchSlots(minibatches_ahead(workers), batch * 3 * math.prod(largest)) if workers and largest else None
     order = positions or FixedMinibatch(batch)
     batches = TrainBatches(dataset, augmentation, order, size_at, seed, samples, slots, views)
     return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context, slots)

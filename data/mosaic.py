@@ -64,6 +64,8 @@ class Mosaic:
         pad_top, pad_bottom = (-int(side * height / source_height) for side in (crop.top, crop.bottom))
         if crop.flip:
             pad_left, pad_right = pad_right, pad_left
+        if crop.flip_vertical:
+            pad_top, pad_bottom = pad_bottom, pad_top
         x = cut[0] - width + _shift(pad_right, width - cut[0]) if on_left else cut[0] - _shift(pad_left, cut[0])
         y = cut[1] - height + _shift(pad_bottom, height - cut[1]) if on_top else cut[1] - _shift(pad_top, cut[1])
         window = (
@@ -119,8 +121,9 @@ def _to_corner(crop: Crop, place: int) -> Crop:
     """Move the crop, its size kept, to the corner of the source that is the outer one of the tile at ``place``."""
     across, down = crop.left + crop.right, crop.top + crop.bottom
     to_left = (place % 2 == 0) != crop.flip
+    to_top = (place < 2) != crop.flip_vertical
     left, right = (0, across) if to_left else (across, 0)
-    top, bottom = (0, down) if place < 2 else (down, 0)
+    top, bottom = (0, down) if to_top else (down, 0)
     return replace(crop, left=left, right=right, top=top, bottom=bottom)
 
 

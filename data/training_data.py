@@ -87,6 +87,7 @@ def training_batches(
     mosaic: float | None = None,
     mixup: float | None = None,
     copy_paste: float = 0.0,
+    flip_vertical: bool = False,
     close_mosaic: float = 0.0,
     affine: Affine = NO_MOTION,
     photometric: str = "none",
@@ -100,7 +101,8 @@ def training_batches(
     Args:
         mosaic, mixup: shares of mosaics and of mixed images; None is the cfg's.
         copy_paste: share of images that get objects of another.
-        close_mosaic: share of the run, at its end, without these three.
+        flip_vertical: turn half of the images upside down.
+        close_mosaic: share of the run, at its end, without mosaic, mixup and copy-paste.
         affine: how each picture is moved.
         photometric: see `data.photometric.load_photometric`.
         cache: see `data.cache.open_cache`.
@@ -119,6 +121,7 @@ def training_batches(
         mosaic=mosaic,
         mixup=mixup,
         copy_paste=copy_paste,
+        flip_vertical=flip_vertical,
         affine=affine,
         photometric=load_photometric(photometric),
         close_at=net.subdivisions * round(net.max_batches * (1 - close_mosaic)),

@@ -2,8 +2,8 @@
 
 Everything is one affine map for each axis: a :class:`Crop` of the source, which may reach outside, is stretched over an
 output; a :class:`Tile` shows a window of that output on a canvas. A plain training image is one tile, a mosaic four.
-What a tile shows is moved by less than a pixel so that whole source pixels fill whole canvas pixels (:class:`Span`):
-then one resize, straight into the canvas, paints it, and boxes take the same map.
+What a tile shows is moved by less than a pixel so that whole source pixels fill whole canvas pixels (`data.span`): then
+one resize, straight into the canvas, paints it, and boxes take the same map.
 Drawing and doing are apart: ``sample_*`` holds all the randomness, the rest is pure.
 """
 
@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from data.colour import NO_CHANGE, Colour, apply_colour
+from data.resize import resize_into
+from data.span import Span, span_of
 from utils.structures import Sample, Size
 
 _GREY = 114  # the mean of natural pictures, roughly
@@ -32,6 +33,7 @@ class Crop:
         source_size: (H, W) of the source.
         left, top, right, bottom: source pixels cut off at each side (Darknet's pleft, ptop ...); negative pads.
         flip: mirror the output left to right.
+        flip_vertical: mirror it top to bottom.
     """
 
     source_size: Size
@@ -40,6 +42,7 @@ class Crop:
     right: int = 0
     bottom: int = 0
     flip: bool = False
+    flip_vertical: bool = False
 
     @property
     def width(self) -> int:
@@ -70,51 +73,43 @@ class Tile:
     window: tuple[int, int, int, int]
     colour: Colour = NO_CHANGE
 
+    @property
+    def area(self) -> int:
+        """Pixels of the window."""
+        left, top, right, bottom = self.window
+        return (right - left) * (bottom - top)
+
+    def coloured(self, colour: Colour) -> Tile:
+        """The same in other colours."""
+        return Tile(self.crop, self.size, self.origin, self.window, colour)
+
     @cached_property
     def across(self) -> Span:
         """The map of x."""
         crop, (left, _, right, _) = self.crop, self.window
-        if not crop.flip:
-            return _span((left, right), self.origin[0], self.size[1], crop.left, crop.width, crop.source_size[1])
-        mirror = 2 * self.origin[0] + self.size[1]
-        window = (mirror - right, mirror - left)
-        span = _span(window, self.origin[0], self.size[1], crop.left, crop.width, crop.source_size[1])
-        return Span(span.first, span.last, mirror - span.start, mirror - span.stop)
+        source = (crop.left, crop.width, crop.source_size[1])
+        return span_of((left, right), self.origin[0], self.size[1], *source, mirrored=crop.flip)
 
     @cached_property
     def down(self) -> Span:
         """The map of y."""
         crop, (_, top, _, bottom) = self.crop, self.window
-        return _span((top, bottom), self.origin[1], self.size[0], crop.top, crop.height, crop.source_size[0])
-
-
-class Span(NamedTuple):
-    """One axis of what a tile shows: the source pixels from edge ``first`` to ``last`` lie from ``start`` to ``stop``.
-
-    The latter are edges of canvas pixels, and ``stop`` is below ``start`` where the tile is mirrored. A span that
-    shows nothing of its source has them equal.
-    """
-
-    first: int
-    last: int
-    start: int
-    stop: int
-
-    @property
-    def line(self) -> tuple[float, float]:
-        """Scale and offset of the map from source to canvas, which holds beyond the span too."""
-        scale = (self.stop - self.start) / (self.last - self.first)
-        return scale, self.start - self.first * scale
+        source = (crop.top, crop.height, crop.source_size[0])
+        return span_of((top, bottom), self.origin[1], self.size[0], *source, mirrored=crop.flip_vertical)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The cfg keys that move pixels: [yolo] ``jitter`` and ``resize``, [net] ``letter_box`` and ``flip``."""
+    """The cfg keys that move pixels: [yolo] ``jitter`` and ``resize``, [net] ``letter_box`` and ``flip``.
+
+    ``flip_vertical`` is no key of Darknet's: half of the images upside down.
+    """
 
     jitter: float = 0.0
     resize: float = 1.0
     letter_box: bool = False
     flip: bool = False
+    flip_vertical: bool = False
 
     @property
     def closest(self) -> float:
@@ -132,6 +127,7 @@ class Geometry:
         across, down = int(width * self.jitter), int(height * self.jitter)
         # all at once: seven calls cost a tenth of a small image; one draw zooms left and top, another right and bottom
         *sides, near, far, mirror = rng.random(7).tolist()
+        upside_down = self.flip_vertical and bool(rng.random() < 0.5)
         left, top, right, bottom = map(_between, (across, down, across, down), sides)
         crop = Crop(
             source_size,
@@ -140,10 +136,13 @@ class Geometry:
             right + _zoom(width, self.resize, far),
             bottom + _zoom(height, self.resize, far),
             self.flip and mirror < 0.5,
+            upside_down,
         )
         if self.letter_box:
             crop = letterboxed(crop, size)
-        return crop if crop.width > 0 and crop.height > 0 else Crop(source_size, flip=crop.flip)
+        if crop.width > 0 and crop.height > 0:
+            return crop
+        return Crop(source_size, flip=crop.flip, flip_vertical=crop.flip_vertical)
 
 
 def letterboxed(crop: Crop, size: Size) -> Crop:
@@ -172,16 +171,18 @@ def compose(
             neighbour, or lie wholly on one, where its object cannot be seen: Darknet's default.
     """
     canvas = np.empty((*size, 3), np.uint8) if out is None else out
-    canvas[:] = _GREY
-    placed = [place_boxes(sample.boxes, tile) for sample, tile in zip(samples, tiles, strict=True)]
-    for sample, tile, boxes in zip(samples, tiles, placed, strict=True):
+    if sum(tile.area for tile in tiles) < size[0] * size[1]:  # windows do not overlap
+        canvas[:] = _GREY
+    counts = [len(sample.boxes) for sample in samples]
+    placed = place_boxes([sample.boxes for sample in samples], tiles)
+    ends = np.cumsum(counts).tolist()
+    for sample, tile, count, end in zip(samples, tiles, counts, ends, strict=True):
         paint(canvas, sample.image, tile)
         left, top, right, bottom = tile.window
-        inside = _moved_into(boxes, tile.window) if tile.colour.blur else boxes[:0]  # only blur asks for them
-        apply_colour(canvas[top:bottom, left:right], inside, tile.colour)
-    counts = [len(boxes) for boxes in placed]
-    windows = np.repeat([tile.window if bound else (0, 0, size[1], size[0]) for tile in tiles], counts, axis=0)
-    boxes = clip(np.concatenate(placed), windows.T)
+        boxes = placed[end - count : end] if tile.colour.blur else placed[:0]  # only blur asks for them
+        apply_colour(canvas[top:bottom, left:right], _moved_into(boxes, tile.window), tile.colour)
+    windows = np.array([tile.window if bound else (0, 0, size[1], size[0]) for tile in tiles])
+    boxes = clip(placed, windows.repeat(counts, axis=0).T)
     kept = _visible(boxes)
     labels, crowd = (
         np.concatenate([getattr(sample, name) for sample in samples])[kept] for name in ("labels", "crowd")
@@ -189,14 +190,27 @@ def compose(
     return Sample(canvas, boxes[kept], labels, crowd)
 
 
-def place_boxes(boxes: np.ndarray, tile: Tile) -> np.ndarray:
-    """Source pixels to canvas pixels, (N, 4) xyxy, cut to the source image and to the crop but not to the window."""
+def place_boxes(boxes: Sequence[np.ndarray], tiles: Sequence[Tile]) -> np.ndarray:
+    """Source pixels to canvas pixels, (N, 4) xyxy, cut to the source image and to the crop but not to the window.
+
+    Args:
+        boxes: those of each tile, in their order.
+    """
+    counts = [len(one) for one in boxes]
+    maps = np.array([_map_of(tile) for tile in tiles]).repeat(counts, axis=0)  # (N, 8)
+    shown = clip(np.concatenate(boxes), maps[:, :4].T)
+    scale, offset = maps[:, 4:6], maps[:, 6:]
+    near, far = shown[:, :2] * scale + offset, shown[:, 2:] * scale + offset
+    mirrored = scale < 0  # then a box begins where it ended
+    return np.concatenate((np.where(mirrored, far, near), np.where(mirrored, near, far)), axis=1, dtype=np.float32)
+
+
+def _map_of(tile: Tile) -> tuple[float, ...]:
+    """What a tile shows of its source (left, top, right, bottom), and scale and offset (x, y) of the way to it."""
     crop, (height, width) = tile.crop, tile.crop.source_size
     (x_scale, x_offset), (y_scale, y_offset) = tile.across.line, tile.down.line
     right, bottom = width - max(crop.right, 0), height - max(crop.bottom, 0)
-    shown = clip(boxes, (max(crop.left, 0), max(crop.top, 0), right, bottom))
-    placed = shown * (x_scale, y_scale, x_scale, y_scale) + (x_offset, y_offset, x_offset, y_offset)
-    return (placed[:, [2, 1, 0, 3]] if crop.flip else placed).astype(np.float32)
+    return max(crop.left, 0), max(crop.top, 0), right, bottom, x_scale, y_scale, x_offset, y_offset
 
 
 def clip(boxes: np.ndarray, window: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -219,15 +233,28 @@ def paint(canvas: np.ndarray, image: np.ndarray, tile: Tile) -> None:
     if right <= left or bottom <= top:
         return
     across, down = tile.across, tile.down
-    start, stop = sorted((across.start, across.stop))
-    if (start, down.start, stop, down.stop) != tile.window:
-        cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), _mean_colour(image), cv2.FILLED)
-    if start == stop or down.start == down.stop:
+    (x1, x2), (y1, y2) = (sorted((span.start, span.stop)) for span in (across, down))
+    if (x1, y1, x2, y2) != tile.window:
+        _fill_around(canvas, tile.window, (x1, y1, x2, y2), _mean_colour(image))
+    if x1 == x2 or y1 == y2:
         return
-    target = canvas[down.start : down.stop, start:stop]
-    cv2.resize(image[down.first : down.last, across.first : across.last], target.shape[1::-1], dst=target)
-    if tile.crop.flip:
-        cv2.flip(target, 1, dst=target)
+    part = image[down.first : down.last, across.first : across.last]
+    resize_into(part, canvas[y1:y2, x1:x2], flip=tile.crop.flip, flip_vertical=tile.crop.flip_vertical)
+
+
+def _fill_around(
+    canvas: np.ndarray,
+    window: tuple[int, int, int, int],
+    inner: tuple[int, int, int, int],
+    colour: tuple[float, ...],
+) -> None:
+    """Paint the rim of ``window`` around ``inner``, in place; both (left, top, right, bottom)."""
+    left, top, right, bottom = window
+    x1, y1, x2, y2 = inner
+    rims = ((left, top, right, y1), (left, y2, right, bottom), (left, y1, x1, y2), (x2, y1, right, y2))
+    for start_x, start_y, end_x, end_y in rims:
+        if start_x < end_x and start_y < end_y:
+            cv2.rectangle(canvas, (start_x, start_y), (end_x - 1, end_y - 1), colour, cv2.FILLED)
 
 
 def mixup(first: Sample, second: Sample) -> Sample:
@@ -242,6 +269,8 @@ def mixup(first: Sample, second: Sample) -> Sample:
 
 def _moved_into(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
     """What ``window`` shows of ``boxes``, in its own pixels."""
+    if not len(boxes):
+        return boxes
     shown = clip(boxes, window) - np.float32([*window[:2], *window[:2]])
     return shown[_visible(shown)]
 
@@ -262,26 +291,6 @@ def _zoom(side: int, resize: float, draw: float) -> int:
     out = int(side * (1 - larger) / 2)  # <= 0
     into = int(side * (1 - 1 / larger) / 2) if resize > 1 else 0
     return int(out + (into - out) * draw)
-
-
-def _span(window: tuple[int, int], origin: int, extent: int, crop_start: int, crop_extent: int, side: int) -> Span:
-    """One axis of a tile, not mirrored.
-
-    Args:
-        window: its two edges.
-        origin, extent: of the output on the canvas.
-        crop_start, crop_extent: of the crop in the source.
-        side: pixels of the source.
-    """
-    step = crop_extent / extent  # source pixels for one of the output
-    start, stop = window
-    first, last = crop_start + (start - origin) * step, crop_start + (stop - origin) * step
-    if first < 0:
-        first, start = 0, min(round(origin - crop_start / step), stop)
-    if last > side:
-        last, stop = side, max(round(origin + (side - crop_start) / step), start)
-    first = min(round(first), side - 1)
-    return Span(first, max(round(last), first + 1), start, stop)
 
 
 def _mean_colour(image: np.ndarray) -> tuple[float, ...]:

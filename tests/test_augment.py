@@ -120,8 +120,9 @@ def test_a_random_choice_of_at_most_max_boxes() -> None:
 def test_cfg_tosses_a_coin_before_each_mix(keys: dict, mosaic: float, mixup: float) -> None:
     augmentation = Augmentation.from_config(net(**keys), YOLO)
     assert (augmentation.mosaic, augmentation.mixup) == (mosaic, mixup)
-    given = Augmentation.from_config(net(**keys), YOLO, mosaic=1.0, mixup=0.25, mosaic_bound=True)
+    given = Augmentation.from_config(net(**keys), YOLO, mosaic=1.0, mixup=0.25, mosaic_bound=True, flip_vertical=True)
     assert (given.mosaic, given.mixup, given.mosaic_bound) == (1.0, 0.25, True)
+    assert given.geometry.flip_vertical and not augmentation.geometry.flip_vertical
 
 
 def test_every_key_of_a_real_cfg_arrives() -> None:
@@ -152,7 +153,7 @@ def test_every_tile_has_a_colour_of_its_own() -> None:
 def test_moved_mosaics_and_pictures_pass_the_paint_test() -> None:
     black = painted_sample((40, 50), np.zeros((0, 4)))
     for k in range(60):
-        augmentation = Augmentation(flip=True, mosaic=0.5, affine=Affine(0.5, 0.1))
+        augmentation = Augmentation(flip=True, flip_vertical=True, mosaic=0.5, affine=Affine(0.5, 0.1))
         sample, used = augmented_sample([SAMPLES[k % 6], *[black] * 30], 0, augmentation, (64, 96), keyed_rng(6, k))
         if list(used).count(0) == 1:  # else there are two boxes of one colour
             assert_painted(sample, tolerance=2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch_loader import BatchLoader, reading_marks, slots_needed
+from data.batch_loader import BatchLoader, minibatches_ahead, reading_marks
 from data.batch_slots import BatchSlots, InSlot
 from data.dataset import Dataset
 from utils.structures import Batch, Targets
@@ -38,22 +39,59 @@ class Numbered:
         return made(number, self.slots)
 
 
-def test_what_is_put_is_taken_in_memory_of_its_own() -> None:
+def sent(number: int, slots: BatchSlots, **changes: object) -> object:
+    """What the worker sends for ``number``, which has been asked for."""
+    return slots.put(number, made(number, slots)._replace(**changes))
+
+
+def test_images_are_used_where_they_lie_and_their_slot_again_when_nothing_refers_to_them() -> None:
+    slots = BatchSlots(1, 96)  # and three more
+    asked = slots.asking(range(10, 99))
+    kept = {}
+    for number in [next(asked), next(asked)]:
+        item = sent(number, slots)
+        assert isinstance(item, InSlot) and item.rest.images is None
+        kept[number] = slots.take(item, pin_memory=False)
+        assert kept[number].names == (str(number),) and kept[number].images.stride() == made(number).images.stride()
+        assert kept[number].images.data_ptr() == slots._slots[item.slot].data_ptr()
+    view = kept.pop(10).images[1]  # a part keeps the whole
+    seen = [sent(next(asked), slots).slot for _ in range(2)]
+    assert len({*seen, 0, 1}) == 4 and (view == 10).all() and (kept[11].images == 11).all()
+    del view
+    assert sent(next(asked), slots).slot == 0
+
+
+def test_where_all_slots_are_in_use_images_are_copied() -> None:
     slots = BatchSlots(2, 96)
-    sent = slots.put(3, made(3, slots))
-    assert isinstance(sent, InSlot) and sent.slot == 1 and sent.rest.images is None
-    taken = slots.take(sent, pin_memory=False)
-    made(5, slots)  # the same slot
-    assert torch.equal(taken.images, made(3).images) and taken.images.stride() == made(3).images.stride()
-    assert taken.names == ("3",)
+    asked = slots.asking(range(40))
+    under_way = [next(asked), next(asked)]
+    kept = []
+    while len(kept) < 30:  # as the loader does: ask for one more, then take the next
+        under_way.append(next(asked))
+        number = under_way.pop(0)
+        kept.append((number, slots.take(sent(number, slots), pin_memory=False).images))
+    assert all((images == number).all() for number, images in kept)
+    places = {slot.data_ptr() for slot in slots._slots}
+    assert [images.data_ptr() in places for _, images in kept] == [True] * 2 + [False] * 28
+
+
+def test_a_slot_that_was_not_used_or_never_taken_is_free_again() -> None:
+    slots = BatchSlots(2, 96)
+    for number in slots.asking(range(20)):  # too large, each of them
+        item = slots.put(number, made(number, slots, side=5))
+        assert isinstance(item, Batch) and slots.take(item, pin_memory=False) is item
+    for _ in range(9):
+        asked = slots.asking(range(3))
+        assert [next(asked), next(asked), next(asked)] == [0, 1, 2]
+        slots.give_up()
 
 
 def test_targets_travel_as_arrays_and_arrive_as_tensors() -> None:
     slots = BatchSlots(1, 96)
     targets = Targets(torch.arange(3), torch.tensor([2, 0, 1]), torch.rand(3, 4), torch.tensor([True, False, True]))
-    sent = pickle.loads(ForkingPickler.dumps(slots.put(0, made(0, slots)._replace(targets=targets))))
-    assert all(isinstance(part, np.ndarray) for part in sent.rest.targets)
-    arrived = slots.take(sent, pin_memory=False).targets
+    item = pickle.loads(ForkingPickler.dumps(sent(next(slots.asking(range(1))), slots, targets=targets)))
+    assert all(isinstance(part, np.ndarray) for part in item.rest.targets)
+    arrived = slots.take(item, pin_memory=False).targets
     assert isinstance(arrived, Targets)
     for part, wanted in zip(arrived, targets, strict=True):
         torch.testing.assert_close(part, wanted, rtol=0, atol=0)
@@ -63,23 +101,19 @@ def test_targets_travel_as_arrays_and_arrive_as_tensors() -> None:
 @pytest.mark.parametrize("item", [made(1), made(1, BatchSlots(1, 96), side=5), ValueError("an error"), (1, 2)])
 def test_what_does_not_lie_in_a_slot_travels_as_it_is(item: object) -> None:
     slots = BatchSlots(1, 96)
-    assert slots.put(0, item) is item and slots.take(item, pin_memory=False) is item
-
-
-def test_what_does_not_fit_is_made_elsewhere() -> None:
-    slots = BatchSlots(1, 96)
-    assert isinstance(slots.put(0, made(0, slots)), InSlot)
-    assert isinstance(slots.put(0, made(0, slots, side=5)), Batch)
+    number = next(slots.asking(range(1)))
+    assert slots.put(number, item) is item and slots.take(item, pin_memory=False) is item
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_slot_is_written_to_before_it_is_read(workers: int) -> None:
-    slots = BatchSlots(slots_needed(workers), 96)
+@pytest.mark.parametrize("keep", [0, 1, 2, 3, 40])
+def test_no_slot_is_written_to_while_its_images_are_kept(workers: int, keep: int) -> None:
+    slots = BatchSlots(minibatches_ahead(workers), 96)
     loader = BatchLoader(Numbered(slots), range(5, 45), workers, reading_marks(workers), False, None, slots)
-    kept = []
-    for batch in loader:
+    kept: deque[tuple[int, Batch]] = deque(maxlen=keep)
+    for number, batch in enumerate(loader, start=5):
         time.sleep(0.005)  # the workers run ahead as far as they can
-        kept.append(batch)
-    assert len(kept) == 40
-    for number, batch in enumerate(kept, start=5):
-        assert batch.names == (str(number),) and torch.equal(batch.images, made(number).images)
+        kept.append((number, batch))
+        for then, earlier in [*kept, (number, batch)]:
+            assert earlier.names == (str(then),) and torch.equal(earlier.images, made(then).images)
+    assert number == 44

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,10 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import colour_kernel as colour_kernel_module
 from data.colour import Colour, ColourRange, add_noise, apply_colour, blur, shift_hsv
-from data.colour_kernel import colour_kernel
-from utils.compiler import CACHE_VARIABLE
+from data.kernels import kernels
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -38,9 +34,9 @@ def exactly_shifted(image: np.ndarray, hue: float, saturation: float, exposure: 
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to change colours."""
     if request.param == "OpenCV":
-        monkeypatch.setattr("data.colour.colour_kernel", lambda: None)
-    elif colour_kernel() is None:
-        pytest.skip("the kernel does not compile here")
+        monkeypatch.setattr("data.colour.kernels", lambda: None)
+    elif kernels() is None:
+        pytest.skip("nothing compiles here")
     return request.param
 
 
@@ -70,67 +66,15 @@ def test_every_pixel_of_a_row_is_changed_and_no_other(way: str, width: int) -> N
 
 
 def test_the_kernel_leaves_every_colour_as_it_is_where_nothing_is_asked_for() -> None:
-    if (kernel := colour_kernel()) is None:
-        pytest.skip("the kernel does not compile here")
+    if (made := kernels()) is None:
+        pytest.skip("nothing compiles here")
     image = np.empty((256, 256, 256, 3), np.uint8)  # all of them
     for channel in range(3):
         image[..., channel] = np.arange(256).reshape([256 if axis == channel else 1 for axis in range(3)])
     image = image.reshape(4096, 4096, 3)
     changed = image.copy()
-    kernel(changed, 0.0, 1.0, 1.0)
+    made.shift_hsv(changed, 0.0, 1.0, 1.0)
     np.testing.assert_array_equal(changed, image)
-
-
-@pytest.fixture
-def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The kernel not loaded, and an empty cache."""
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    colour_kernel.cache_clear()
-    yield tmp_path
-    colour_kernel.cache_clear()
-
-
-def test_without_a_compiler_one_line_says_so(
-    forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("data.colour_kernel.cxx_compiler", lambda: "/bin/false")
-    image = noisy()
-    for _ in range(3):
-        shift_hsv(image, 0.1, 1, 1)
-    assert (image != noisy()).any()
-    assert capsys.readouterr().err.splitlines() == [
-        "yolov4: building the colour augmentation, once ...",
-        "yolov4: colours are changed by OpenCV, which is slower: false: no message",
-    ]
-
-
-def test_a_library_that_computes_something_else_is_not_used(
-    forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if colour_kernel() is None:
-        pytest.skip("the kernel does not compile here")
-    wrong = forgotten / "wrong.cpp"
-    wrong.write_text(colour_kernel_module.SOURCE.read_text().replace("channel(3.0f", "channel(1.0f"))
-    monkeypatch.setattr(colour_kernel_module, "SOURCE", wrong)
-    colour_kernel.cache_clear()
-    assert colour_kernel() is None
-    assert capsys.readouterr().err.splitlines()[-1].endswith("which is slower: the test of its library failed")
-
-
-def test_a_damaged_library_is_built_again(
-    forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if colour_kernel() is None:
-        pytest.skip("the kernel does not compile here")
-    (library,) = (forgotten / "cache").glob("colour-*.so")
-    other = forgotten / "other"  # a library is loaded once a path
-    other.mkdir()
-    (other / library.name).write_bytes(b"\x7fELF")
-    monkeypatch.setenv(CACHE_VARIABLE, str(other))
-    colour_kernel.cache_clear()
-    image = noisy()
-    colour_kernel()(image, 0.1, 1, 1)
-    assert (image != noisy()).any() and capsys.readouterr().err.count("building") == 2
 
 
 def test_negative_turn_wraps_past_red() -> None:

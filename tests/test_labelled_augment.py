@@ -78,6 +78,15 @@ def test_flip_mirrors_half_of_the_windows() -> None:
     assert 30 < flipped < 70
 
 
+def test_vertical_flips_turn_half_of_the_windows_upside_down() -> None:
+    image, crop = painted(48, 32), replace(PLAIN, flip_vertical=True)
+    seen = [warp(image, crop.sample(keyed_rng(seed), (48, 32), (32, 32)), (32, 32)) for seed in range(100)]
+    upright = [warp(image, PLAIN.sample(keyed_rng(seed), (48, 32), (32, 32)), (32, 32)) for seed in range(100)]
+    turned = [(one == other[::-1]).all() for one, other in zip(seen, upright, strict=True)]
+    assert 30 < sum(turned) < 70
+    assert all(turn or (one == other).all() for turn, one, other in zip(turned, seen, upright, strict=True))
+
+
 def test_a_turn_keeps_the_centre_and_the_angle() -> None:
     crop = replace(PLAIN, angle=30)
     turns = []

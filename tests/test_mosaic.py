@@ -22,7 +22,7 @@ BLACK = Sample(np.zeros((40, 40, 3), np.uint8), np.zeros((0, 4), np.float32), np
     place=st.integers(0, 3),
     size=st.tuples(st.integers(30, 120), st.integers(30, 120)),
     seed=st.integers(0, 2**32),
-    geometry=st.sampled_from([Geometry(), Geometry(0.3, 1.5, flip=True), Geometry(0.2, 1.0, True, True)]),
+    geometry=st.sampled_from([Geometry(), Geometry(0.3, 1.5, flip=True), Geometry(0.2, 1.0, True, True, True)]),
 )
 def test_paint_test(sample: Sample, place: int, size: tuple[int, int], seed: int, geometry: Geometry) -> None:
     samples = [BLACK] * 4
@@ -74,6 +74,9 @@ def test_padding_is_shifted_out_of_sight() -> None:
     flipped = dataclasses.replace(crop, left=0, flip=True)  # mirrored, the padding at the left is the right's
     assert mosaic._tile(0, flipped, (100, 100)).origin == (-100, -60)
     assert mosaic._tile(1, flipped, (100, 100)).origin == (60, -60)
+    upside_down = dataclasses.replace(crop, top=0, flip_vertical=True)
+    assert mosaic._tile(0, upside_down, (100, 100)).origin == (-60, -100)
+    assert mosaic._tile(2, upside_down, (100, 100)).origin == (-60, 60)
 
 
 def test_crop_moves_to_the_corner() -> None:
@@ -87,6 +90,8 @@ def test_crop_moves_to_the_corner() -> None:
     ]
     flipped = _to_corner(dataclasses.replace(crop, flip=True), 0)
     assert (flipped.left, flipped.top, flipped.right, flipped.bottom) == (16, 0, 0, 20)
+    upside_down = _to_corner(dataclasses.replace(crop, flip_vertical=True), 0)
+    assert (upside_down.left, upside_down.top, upside_down.right, upside_down.bottom) == (0, 20, 16, 0)
     assert all((c.width, c.height) == (crop.width, crop.height) for c in moved)
 
 
@@ -137,7 +142,7 @@ def test_half_of_the_crops_move_to_a_corner() -> None:
 def test_wide_mosaics_pass_the_paint_test(sample: Sample, place: int, size: tuple[int, int], seed: int) -> None:
     samples = [BLACK] * 4
     samples[place] = sample
-    mosaic = WideMosaic(size, Geometry(0.2, 1.2, flip=True))
+    mosaic = WideMosaic(size, Geometry(0.2, 1.2, flip=True, flip_vertical=True))
     layout = mosaic.sample(np.random.default_rng(seed), [one.image.shape[:2] for one in samples])
     result = mosaic.apply(samples, layout)
     assert result.image.shape == (2 * size[0], 2 * size[1], 3)

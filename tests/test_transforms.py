@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
@@ -27,10 +29,12 @@ def transformed(sample: Sample, crop: Crop, size: tuple[int, int]) -> Sample:
     jitter=st.floats(0, 0.4),
     resize=st.sampled_from([0.7, 1.0, 1.5]),
     letter_box=st.booleans(),
-    flip=st.booleans(),
+    flips=st.tuples(st.booleans(), st.booleans()),
 )
-def test_jitter_resize_letterbox_flip_pass_the_paint_test(sample, size, seed, jitter, resize, letter_box, flip) -> None:
-    geometry = Geometry(jitter, resize, letter_box, flip)
+def test_jitter_resize_letterbox_flips_pass_the_paint_test(
+    sample, size, seed, jitter, resize, letter_box, flips
+) -> None:
+    geometry = Geometry(jitter, resize, letter_box, *flips)
     crop = geometry.sample(np.random.default_rng(seed), sample.image.shape[:2], size)
     result = transformed(sample, crop, size)
     assert result.image.shape == (*size, 3)
@@ -50,6 +54,12 @@ def test_flip_by_hand() -> None:
     result = transformed(sample, Crop((20, 40), flip=True), (20, 40))
     assert result.boxes.tolist() == [[24, 5, 30, 15]]
     np.testing.assert_array_equal(result.image, sample.image[:, ::-1])
+    upside_down = transformed(sample, Crop((20, 40), bottom=4, flip_vertical=True), (16, 40))
+    assert upside_down.boxes.tolist() == [[10, 1, 16, 11]]
+    np.testing.assert_array_equal(upside_down.image, sample.image[15::-1])
+    turned = transformed(sample, Crop((20, 40), flip=True, flip_vertical=True), (20, 40))
+    assert turned.boxes.tolist() == [[24, 5, 30, 15]]
+    np.testing.assert_array_equal(turned.image, sample.image[::-1, ::-1])
 
 
 def test_crop_by_hand() -> None:
@@ -86,12 +96,38 @@ def test_padding_has_the_mean_colour() -> None:
     np.testing.assert_array_equal(canvas[:, 11:], image[:, 1:])
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    sides=st.tuples(*[st.integers(-12, 12)] * 4),
+    window=st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(11, 20), st.integers(11, 20)),
+    origin=st.tuples(st.integers(-30, 30), st.integers(-30, 30)),
+)
+def test_a_window_is_filled_with_its_source_and_the_mean_colour_alone(sides, window, origin) -> None:
+    # red says where in the source, green and blue are the same everywhere
+    image = np.full((30, 30, 3), (0, 50, 90), np.uint8)
+    image[..., 0] = 100 + np.arange(30)
+    canvas = np.full((20, 20, 3), 7, np.uint8)
+    tile = Tile(Crop((30, 30), *sides), (20, 20), origin, window)
+    paint(canvas, image, tile)
+    left, top, right, bottom = window
+    assert (canvas[top:bottom, left:right, 1:] == (50, 90)).all()
+    x1, x2, y1, y2 = *tile.across[2:], *tile.down[2:]
+    padding = np.ones((20, 20), bool)
+    padding[y1:y2, x1:x2] = False
+    assert (canvas[top:bottom, left:right, 0][padding[top:bottom, left:right]] == 114).all()  # 114.5, to even
+    shown = canvas[y1:y2, x1:x2, 0].astype(int)
+    assert (np.abs(shown - shown[:1]) == 0).all() and (np.diff(shown) >= 0).all()
+    canvas[top:bottom, left:right] = 7
+    assert (canvas == 7).all()
+
+
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_window_shows_the_same_as_the_whole_moved_by_less_than_a_pixel(flip: bool) -> None:
+@pytest.mark.parametrize("flip_vertical", [False, True])
+def test_a_window_shows_the_same_as_the_whole_moved_by_less_than_a_pixel(flip: bool, flip_vertical: bool) -> None:
     # brightness says where a source pixel is: 3 levels a column, 4 a row
     image = np.zeros((50, 70, 3), np.uint8)
     image[..., 0], image[..., 1] = 3 * np.arange(70), 4 * np.arange(50)[:, None]
-    crop = Crop((50, 70), left=7, top=3, right=9, bottom=5, flip=flip)
+    crop = Crop((50, 70), left=7, top=3, right=9, bottom=5, flip=flip, flip_vertical=flip_vertical)
     complete, window = np.empty((40, 60, 3), np.uint8), np.zeros((40, 60, 3), np.uint8)
     paint(complete, image, whole(crop, (40, 60)))
     paint(window, image, Tile(crop, (40, 60), (0, 0), (11, 7, 52, 33)))
@@ -112,9 +148,11 @@ def test_a_window_shows_the_same_as_the_whole_moved_by_less_than_a_pixel(flip: b
 )
 def test_a_span_is_the_map_of_its_tile_to_a_pixel(source, extent, cut, window, origin, flip) -> None:
     left, right = (int(part * source) for part in cut)
-    crop = Crop((source, source), left=left, right=right, flip=flip)
+    crop = Crop((source, source), left, left, right, right, flip, flip)
     start, stop = (origin + round(part * extent) for part in sorted(window))
-    span = Tile(crop, (extent, extent), (origin, 0), (start, 0, stop, extent)).across
+    tile = Tile(crop, (extent, extent), (origin, origin), (start, start, stop, stop))
+    span = tile.across
+    assert span == tile.down
     assert 0 <= span.first < span.last <= source
     assert start <= min(span.start, span.stop) and max(span.start, span.stop) <= max(start, stop)
     scale = extent / crop.width
@@ -139,7 +177,7 @@ def test_boxes_below_one_pixel_outside_or_reversed_are_dropped() -> None:
 
 def test_boxes_are_cut_to_the_source_before_padding_shows() -> None:
     # the box reaches 10 px beyond the image; the padding there is not part of the object
-    placed = place_boxes(np.float32([[-10, 5, 10, 15]]), whole(Crop((20, 20), left=-20), (20, 40)))
+    placed = place_boxes([np.float32([[-10, 5, 10, 15]])], [whole(Crop((20, 20), left=-20), (20, 40))])
     assert placed.tolist() == [[20, 5, 30, 15]]
 
 
@@ -174,6 +212,10 @@ def test_flip_is_half_of_the_images() -> None:
     flips = [Geometry(flip=True).sample(rng, (50, 50), (32, 32)).flip for _ in range(400)]
     assert 150 < sum(flips) < 250
     assert not any(Geometry(flip=False).sample(rng, (50, 50), (32, 32)).flip for _ in range(50))
+    crops = [Geometry(flip=True, flip_vertical=True).sample(rng, (50, 50), (32, 32)) for _ in range(800)]
+    ways = Counter((crop.flip, crop.flip_vertical) for crop in crops)
+    assert len(ways) == 4 and min(ways.values()) > 150  # each is a quarter: they do not depend on each other
+    assert not any(Geometry(flip=True).sample(rng, (50, 50), (32, 32)).flip_vertical for _ in range(50))
 
 
 def test_mixup_is_the_mean_with_all_boxes() -> None:

@@ -269,6 +269,11 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--close-mosaic", type=cli.fraction, metavar="SHARE", help="last part without these three (default .1)"
     )
+    group.add_argument(
+        "--flip-vertical",
+        action="store_true",
+        help="turn half of the images upside down, where that is no other picture: microscopes, satellites",
+    )
     group.add_argument("--scale", type=cli.fraction, metavar="S", help="enlarge by 1 - S to 1 + S")
     group.add_argument("--translate", type=cli.fraction, metavar="T", help="move by up to T of the side")
     group.add_argument("--shear", type=_degrees, metavar="DEGREES", help="slant by up to so many degrees, either way")

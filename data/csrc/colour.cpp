@@ -7,11 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_ANY_CPU __attribute__((target_clones("avx512f", "avx2", "default")))  // the loader picks one
-#else
-#define FOR_ANY_CPU
-#endif
+#include "any_cpu.h"
 
 namespace {
 
