@@ -41,8 +41,8 @@ STAGES = {  # what is timed: the stage's name, and the function as the one who c
     "data.loader.augmented_sample": "draws and the rest",
     "data.reader.read_image": "read the file",
     "utils.image._decode_jpeg": "decode",
-    "data.transforms.paint": "geometry",
-    "data.transforms.apply_colour": "colour",
+    "data.transforms.paint": "geometry and colour",
+    "data.transforms.blur_and_noise": "blur and noise",
     "data.transforms.place_boxes": "boxes",
     "data.loader.TrainBatches._make": "collate",
 }

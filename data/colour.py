@@ -34,6 +34,12 @@ class Colour:
     noise: int = 0
     noise_seed: int = 0
 
+    @property
+    def shift(self) -> tuple[float, float, float] | None:
+        """What `shift_hsv` takes, None where it would change nothing."""
+        changes = self.hue or self.saturation != 1 or self.exposure != 1
+        return (self.hue, self.saturation, self.exposure) if changes else None
+
 
 NO_CHANGE = Colour()
 
@@ -71,8 +77,13 @@ def apply_colour(image: np.ndarray, boxes: np.ndarray, colour: Colour) -> None:
     """
     if image.size == 0:
         return
-    if colour.hue or colour.saturation != 1 or colour.exposure != 1:
-        shift_hsv(image, colour.hue, colour.saturation, colour.exposure)
+    if colour.shift:
+        shift_hsv(image, *colour.shift)
+    blur_and_noise(image, boxes, colour)
+
+
+def blur_and_noise(image: np.ndarray, boxes: np.ndarray, colour: Colour) -> None:
+    """What `apply_colour` does after HSV."""
     if colour.blur > 1:
         blur(image, boxes, colour.blur, background=colour.blur_background)
     if colour.noise:

@@ -23,16 +23,20 @@ _X86 = ("-mprefer-vector-width=512",)  # for the clone that a processor with AVX
 _SIXTHS = 6
 
 
+Shift = tuple[float, float, float]  # hue, saturation, exposure
+
+
 class Kernels(NamedTuple):
     """The compiled passes.
 
     Attributes:
         shift_hsv: ``(image, hue, saturation, exposure)``, as `data.colour.shift_hsv`.
-        resize: ``(source, target, flip, flip_vertical)``, as `data.resize.resize_into`.
+        resize: ``(source, target, flip, flip_vertical, shift)``, as `data.resize.resize_into`; ``shift`` is hue,
+            saturation and exposure, or None.
     """
 
     shift_hsv: Callable[[np.ndarray, float, float, float], None]
-    resize: Callable[[np.ndarray, np.ndarray, bool, bool], None]
+    resize: Callable[[np.ndarray, np.ndarray, bool, bool, Shift | None], None]
 
 
 @functools.cache
@@ -61,17 +65,19 @@ def _loaded() -> Kernels:
         return Plan(cxx_compiler(), [[*flags, "-c", source] for source in sources], ["-shared"])
 
     library = opened(functools.partial(compiled, target, plan, what="the augmentation of images"))
-    turn_colours, resize_bilinear = library.turn_colours, library.resize_bilinear
-    turn_colours.restype = resize_bilinear.restype = None
+    shift_colours, resize_bilinear = library.shift_colours, library.resize_bilinear
+    shift_colours.restype = resize_bilinear.restype = None
     place = [ctypes.c_void_p, *[ctypes.c_size_t] * 3]
-    turn_colours.argtypes = [*place, *[ctypes.c_float] * 3]
-    resize_bilinear.argtypes = [*place, *place, *[ctypes.c_int] * 2]
+    shift_colours.argtypes = [*place, *[ctypes.c_float] * 3]
+    resize_bilinear.argtypes = [*place, *place, *[ctypes.c_int] * 3, *[ctypes.c_float] * 3]
 
     def shift_hsv(image: np.ndarray, hue: float, saturation: float, exposure: float) -> None:
-        turn_colours(*_place(image), hue % 1 * _SIXTHS, saturation, exposure)
+        shift_colours(*_place(image), hue % 1 * _SIXTHS, saturation, exposure)
 
-    def resize(source: np.ndarray, target: np.ndarray, flip: bool, flip_vertical: bool) -> None:
-        resize_bilinear(*_place(source), *_place(target), flip, flip_vertical)
+    def resize(source: np.ndarray, target: np.ndarray, flip: bool, flip_vertical: bool, shift: Shift | None) -> None:
+        hue, saturation, exposure = shift or (0.0, 1.0, 1.0)
+        flags = (flip, flip_vertical, shift is not None)
+        resize_bilinear(*_place(source), *_place(target), *flags, hue % 1 * _SIXTHS, saturation, exposure)
 
     _prove(Kernels(shift_hsv, resize))
     return Kernels(shift_hsv, resize)
@@ -85,16 +91,20 @@ def _place(image: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _prove(made: Kernels) -> None:
-    """Half a turn of a few colours, and a square made of one row, whose results are known.
+    """A few colours made into a square, mirrored, and half a turn of both, whose results are known.
 
     Raises:
         BuildError: a library that fails here is not to be used.
     """
     colours = np.array([[[200, 100, 50], [0, 255, 1], [9, 9, 9], [0, 0, 0]]], np.uint8)
-    square = np.empty((2, 2, 3), np.uint8)
-    made.resize(colours, square, True, False)
+    square, turned = np.empty((2, 2, 2, 3), np.uint8)
+    made.resize(colours, square, True, False, None)
+    made.resize(colours, turned, True, False, (0.5, 1.0, 1.0))
     made.shift_hsv(colours, 0.5, 1.0, 1.0)
-    if colours.tolist() != [[[50, 150, 200], [255, 0, 254], [9, 9, 9], [0, 0, 0]]]:
-        raise BuildError("the test of its library failed")
-    if square.tolist() != 2 * [[[5, 5, 5], [100, 178, 26]]]:
+    right = (
+        square.tolist() == 2 * [[[5, 5, 5], [100, 178, 26]]],
+        turned.tolist() == 2 * [[[5, 5, 5], [103, 26, 178]]],
+        colours.tolist() == [[[50, 150, 200], [255, 0, 254], [9, 9, 9], [0, 0, 0]]],
+    )
+    if not all(right):
         raise BuildError("the test of its library failed")

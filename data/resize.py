@@ -1,16 +1,24 @@
-"""One resize for all training images: straight into the canvas, mirrored on the way."""
+"""One pass for all training images: resized straight into the canvas, mirrored and recoloured on the way."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
+from data.colour import NO_CHANGE, Colour, shift_hsv
 from data.kernels import in_rows, kernels
 
 _FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}  # OpenCV's
 
 
-def resize_into(source: np.ndarray, target: np.ndarray, *, flip: bool = False, flip_vertical: bool = False) -> None:
+def resize_into(
+    source: np.ndarray,
+    target: np.ndarray,
+    *,
+    flip: bool = False,
+    flip_vertical: bool = False,
+    colour: Colour = NO_CHANGE,
+) -> None:
     """Fill ``target`` with ``source``, bilinear between pixel centres, in place; both are uint8 (H, W, 3), not empty.
 
     Compiled, it is float, rounded once; OpenCV's fixed point, which serves where nothing compiles, may be a level off.
@@ -18,11 +26,14 @@ def resize_into(source: np.ndarray, target: np.ndarray, *, flip: bool = False, f
     Args:
         flip: mirror left to right.
         flip_vertical: mirror top to bottom.
+        colour: what of it `shift_hsv` does.
     """
     made = kernels()
     if made is not None and in_rows(source) and in_rows(target):
-        made.resize(source, target, flip, flip_vertical)
+        made.resize(source, target, flip, flip_vertical, colour.shift)
         return
     cv2.resize(source, target.shape[1::-1], dst=target)
     if flip or flip_vertical:
         cv2.flip(target, _FLIP_CODES[flip, flip_vertical], dst=target)
+    if colour.shift:
+        shift_hsv(target, *colour.shift)

@@ -16,7 +16,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from data.colour import NO_CHANGE, Colour, apply_colour
+from data.colour import NO_CHANGE, Colour, blur_and_noise, shift_hsv
 from data.resize import resize_into
 from data.span import Span, span_of
 from utils.structures import Sample, Size
@@ -180,7 +180,7 @@ def compose(
         paint(canvas, sample.image, tile)
         left, top, right, bottom = tile.window
         boxes = placed[end - count : end] if tile.colour.blur else placed[:0]  # only blur asks for them
-        apply_colour(canvas[top:bottom, left:right], _moved_into(boxes, tile.window), tile.colour)
+        blur_and_noise(canvas[top:bottom, left:right], _moved_into(boxes, tile.window), tile.colour)
     windows = np.array([tile.window if bound else (0, 0, size[1], size[0]) for tile in tiles])
     boxes = clip(placed, windows.repeat(counts, axis=0).T)
     kept = _visible(boxes)
@@ -225,7 +225,7 @@ def clip(boxes: np.ndarray, window: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, image: np.ndarray, tile: Tile) -> None:
-    """Draw ``image`` through ``tile`` on ``canvas``, in place.
+    """Draw ``image`` through ``tile`` on ``canvas``, in place, with the tile's hue, saturation and exposure.
 
     Bilinear between pixel centres, straight from the source into the window; beyond the image comes its mean colour.
     """
@@ -235,18 +235,19 @@ def paint(canvas: np.ndarray, image: np.ndarray, tile: Tile) -> None:
     across, down = tile.across, tile.down
     (x1, x2), (y1, y2) = (sorted((span.start, span.stop)) for span in (across, down))
     if (x1, y1, x2, y2) != tile.window:
-        _fill_around(canvas, tile.window, (x1, y1, x2, y2), _mean_colour(image))
+        _fill_around(canvas, tile.window, (x1, y1, x2, y2), _mean_colour(image, tile.colour))
     if x1 == x2 or y1 == y2:
         return
     part = image[down.first : down.last, across.first : across.last]
-    resize_into(part, canvas[y1:y2, x1:x2], flip=tile.crop.flip, flip_vertical=tile.crop.flip_vertical)
+    flips = {"flip": tile.crop.flip, "flip_vertical": tile.crop.flip_vertical}
+    resize_into(part, canvas[y1:y2, x1:x2], **flips, colour=tile.colour)
 
 
 def _fill_around(
     canvas: np.ndarray,
     window: tuple[int, int, int, int],
     inner: tuple[int, int, int, int],
-    colour: tuple[float, ...],
+    colour: Sequence[int],
 ) -> None:
     """Paint the rim of ``window`` around ``inner``, in place; both (left, top, right, bottom)."""
     left, top, right, bottom = window
@@ -293,7 +294,10 @@ def _zoom(side: int, resize: float, draw: float) -> int:
     return int(out + (into - out) * draw)
 
 
-def _mean_colour(image: np.ndarray) -> tuple[float, ...]:
-    """The mean of some thousand pixels: what more would change is not seen, and reading them all costs a resize."""
+def _mean_colour(image: np.ndarray, colour: Colour) -> list[int]:
+    """The mean of some thousand pixels, recoloured: what more would change is not seen, and all cost a resize."""
     step_y, step_x = (max(1, side // _SAMPLED) for side in image.shape[:2])
-    return cv2.mean(np.ascontiguousarray(image[::step_y, ::step_x]))[:3]
+    mean = np.rint([[cv2.mean(np.ascontiguousarray(image[::step_y, ::step_x]))[:3]]]).astype(np.uint8)
+    if colour.shift:
+        shift_hsv(mean, *colour.shift)
+    return mean[0, 0].tolist()

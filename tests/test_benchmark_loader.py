@@ -30,8 +30,8 @@ def test_a_stage_is_timed_without_the_stages_inside_it(monkeypatch: pytest.Monke
         clock[0] += seconds
 
     monkeypatch.setattr(loader.time, "process_time", lambda: clock[0])
-    monkeypatch.setattr(transforms, "apply_colour", lambda: takes(2))
-    monkeypatch.setattr(transforms, "paint", lambda: (takes(1), transforms.apply_colour(), takes(4)))
+    monkeypatch.setattr(transforms, "blur_and_noise", lambda: takes(2))
+    monkeypatch.setattr(transforms, "paint", lambda: (takes(1), transforms.blur_and_noise(), takes(4)))
     with loader.stages_timed() as spent:
         transforms.paint()
-    assert spent == {"geometry": 5, "colour": 2}
+    assert spent == {"geometry and colour": 5, "blur and noise": 2}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-
 import cv2
 import numpy as np
 import pytest
@@ -12,22 +10,13 @@ from hypothesis import strategies as st
 
 from data.colour import Colour, ColourRange, add_noise, apply_colour, blur, shift_hsv
 from data.kernels import kernels
+from tests.reference.pixels import exactly_shifted
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
 
 def noisy(height: int = 40, width: int = 50) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def exactly_shifted(image: np.ndarray, hue: float, saturation: float, exposure: float) -> np.ndarray:
-    """What `shift_hsv` should make of ``image``, not rounded."""
-    wanted = np.empty(image.shape)
-    for row, column in np.ndindex(image.shape[:2]):
-        h, s, v = colorsys.rgb_to_hsv(*image[row, column] / 255)
-        changed = colorsys.hsv_to_rgb((h + hue) % 1, min(1, s * saturation), min(1, v * exposure))
-        wanted[row, column] = np.array(changed) * 255
-    return wanted
 
 
 @pytest.fixture(params=["compiled", "OpenCV"])

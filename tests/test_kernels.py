@@ -46,7 +46,12 @@ def test_without_a_compiler_one_line_says_so(
 
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
-    [("colour.cpp", "channel(3.0f", "channel(1.0f"), ("resize.cpp", "exact = (seen + 0.5f)", "exact = (seen + 0.4f)")],
+    [
+        ("colour.h", "channel(3.0f", "channel(1.0f"),
+        ("colour.cpp", "shift_planes(planes", "// shift_planes(planes"),
+        ("resize.cpp", "exact = (seen + 0.5f)", "exact = (seen + 0.4f)"),
+        ("resize.cpp", "if (shifted)", "if (false)"),
+    ],
 )
 def test_a_library_that_computes_something_else_is_not_used(
     file: str,

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.colour import Colour, apply_colour
 from data.kernels import kernels
 from data.resize import resize_into
+from tests.reference.pixels import bilinear, exactly_shifted
 
 SIDES = st.one_of(st.integers(1, 9), st.integers(10, 90))
 
@@ -24,26 +26,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
-def taps(target: int, source: int) -> np.ndarray:
-    """The weights of the source pixels (target, source), by the formula, one by one."""
-    weights = np.zeros((target, source))
-    for place in range(target):
-        exact = min(max((place + 0.5) * source / target - 0.5, 0), source - 1)
-        first = int(exact)
-        weights[place, first] += 1 - (exact - first)
-        weights[place, min(first + 1, source - 1)] += exact - first
-    return weights
-
-
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(source=st.tuples(SIDES, SIDES), target=st.tuples(SIDES, SIDES), flips=st.tuples(st.booleans(), st.booleans()))
 def test_it_is_bilinear_between_pixel_centres(way: str, source, target, flips) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*source, 3), np.uint8)
     canvas = np.full((target[0] + 2, target[1] + 2, 3), 7, np.uint8)
     resize_into(image, canvas[1:-1, 1:-1], flip=flips[0], flip_vertical=flips[1])
-    down, across = taps(target[0], source[0]), taps(target[1], source[1])
-    down, across = down[:: -1 if flips[1] else 1], across[:: -1 if flips[0] else 1]
-    wanted = np.einsum("ys,xt,stc->yxc", down, across, image.astype(float))
+    wanted = bilinear(image, target)[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
     assert np.abs(canvas[1:-1, 1:-1] - wanted).max() <= (0.502 if way == "compiled" else 1.1)
     canvas[1:-1, 1:-1] = 7
     assert (canvas == 7).all()  # nothing is written beside the target
@@ -56,6 +45,27 @@ def test_one_to_one_is_a_copy(way: str) -> None:
         for flip_vertical in (False, True):
             resize_into(part, shown, flip=flip, flip_vertical=flip_vertical)
             np.testing.assert_array_equal(shown, part[:: -1 if flip_vertical else 1, :: -1 if flip else 1])
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    target=st.tuples(st.integers(1, 3), st.sampled_from([1, 7, 90, 511, 512, 513])),
+    flip=st.booleans(),
+    colour=st.builds(Colour, st.floats(-0.3, 0.3), st.floats(0.5, 2), st.floats(0.5, 2)),
+)
+def test_colours_change_on_the_way(way: str, target: tuple[int, int], flip: bool, colour: Colour) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    image[:, 5:] = image[:, 5:, :1] // 40 + np.arange(3, dtype=np.uint8)  # dark ones and nearly greys
+    made = np.empty((*target, 3), np.uint8)
+    resize_into(image, made, flip=flip, colour=colour)
+    if way == "compiled":
+        exact = bilinear(image, target)[:, :: -1 if flip else 1]
+        assert np.abs(made - exactly_shifted(exact, *(colour.shift or (0, 1, 1)))).max() < 0.51
+    else:
+        wanted = np.empty_like(made)
+        resize_into(image, wanted, flip=flip)
+        apply_colour(wanted, np.zeros((0, 4)), colour)
+        np.testing.assert_array_equal(made, wanted)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (480, 640), (1080, 1920), (3000, 4000)])

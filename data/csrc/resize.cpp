@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "any_cpu.h"
+#include "colour.h"
 
 namespace {
 
@@ -60,12 +61,24 @@ FOR_ANY_CPU void round_to_bytes(const float* __restrict line, std::uint8_t* __re
     for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::uint8_t>(static_cast<int>(line[i] + 0.5f));
 }
 
+FOR_ANY_CPU void shift_to_bytes(const float* __restrict line, std::uint8_t* __restrict bytes, std::size_t width,
+                                Shift shift) {
+    Planes planes;
+    for (std::size_t start = 0; start < width; start += kBlock) {
+        const std::size_t count = std::min(kBlock, width - start);
+        split(line + kChannels * start, planes, count);
+        shift_planes(planes, count, shift);
+        join(planes, bytes + kChannels * start, count);
+    }
+}
+
 }  // namespace
 
 // Rows lie `source_stride` and `target_stride` bytes apart; heights and widths are at least 1.
 extern "C" void resize_bilinear(const std::uint8_t* source, std::size_t source_height, std::size_t source_width,
                                 std::size_t source_stride, std::uint8_t* target, std::size_t height, std::size_t width,
-                                std::size_t target_stride, int flip, int flip_vertical) {
+                                std::size_t target_stride, int flip, int flip_vertical, int shifted, float turn,
+                                float saturation, float exposure) {
     const std::size_t count = kChannels * source_width;
     std::vector<float> mixed(count + 4), line(kChannels * width + 1);  // the rim's neighbour is read, with weight 0
     std::vector<Tap> taps(width);
@@ -83,6 +96,7 @@ extern "C" void resize_bilinear(const std::uint8_t* source, std::size_t source_h
         const std::uint8_t* upper = source + rows.first * source_stride;
         mix_rows(upper, rows.weight > 0 ? upper + source_stride : upper, rows.weight, mixed.data(), count);
         mix_neighbours(mixed.data(), taps.data(), line.data(), width);
-        round_to_bytes(line.data(), target + y * target_stride, kChannels * width);
+        if (shifted) shift_to_bytes(line.data(), target + y * target_stride, width, {turn, saturation, exposure});
+        else round_to_bytes(line.data(), target + y * target_stride, kChannels * width);
     }
 }
