@@ -8,6 +8,7 @@ import numpy as np
 from data.colour import NO_CHANGE, Colour, shift_hsv
 from data.kernels import in_rows, kernels
 
+_MOST_REDUCED = 3  # times the width of the target: beyond, OpenCV, which skips pixels that do not show, is faster
 _FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}  # OpenCV's
 
 
@@ -21,7 +22,8 @@ def resize_into(
 ) -> None:
     """Fill ``target`` with ``source``, bilinear between pixel centres, in place; both are uint8 (H, W, 3), not empty.
 
-    Compiled, it is float, rounded once; OpenCV's fixed point, which serves where nothing compiles, may be a level off.
+    Compiled, it is float, rounded once; OpenCV's fixed point, which serves where nothing compiles and where much is
+    left out, may be a level off.
 
     Args:
         flip: mirror left to right.
@@ -29,7 +31,8 @@ def resize_into(
         colour: what of it `shift_hsv` does.
     """
     made = kernels()
-    if made is not None and in_rows(source) and in_rows(target):
+    little_reduced = source.shape[1] <= _MOST_REDUCED * target.shape[1]
+    if made is not None and little_reduced and in_rows(source) and in_rows(target):
         made.resize(source, target, flip, flip_vertical, colour.shift)
         return
     cv2.resize(source, target.shape[1::-1], dst=target)

@@ -33,7 +33,8 @@ def test_it_is_bilinear_between_pixel_centres(way: str, source, target, flips) -
     canvas = np.full((target[0] + 2, target[1] + 2, 3), 7, np.uint8)
     resize_into(image, canvas[1:-1, 1:-1], flip=flips[0], flip_vertical=flips[1])
     wanted = bilinear(image, target)[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
-    assert np.abs(canvas[1:-1, 1:-1] - wanted).max() <= (0.502 if way == "compiled" else 1.1)
+    exact = way == "compiled" and source[1] <= 3 * target[1]  # else it is OpenCV's
+    assert np.abs(canvas[1:-1, 1:-1] - wanted).max() <= (0.502 if exact else 1.1)
     canvas[1:-1, 1:-1] = 7
     assert (canvas == 7).all()  # nothing is written beside the target
 
@@ -58,7 +59,7 @@ def test_colours_change_on_the_way(way: str, target: tuple[int, int], flip: bool
     image[:, 5:] = image[:, 5:, :1] // 40 + np.arange(3, dtype=np.uint8)  # dark ones and nearly greys
     made = np.empty((*target, 3), np.uint8)
     resize_into(image, made, flip=flip, colour=colour)
-    if way == "compiled":
+    if way == "compiled" and target[1] > 1:  # nine columns in one are OpenCV's
         exact = bilinear(image, target)[:, :: -1 if flip else 1]
         assert np.abs(made - exactly_shifted(exact, *(colour.shift or (0, 1, 1)))).max() < 0.51
     else:
