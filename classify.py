@@ -50,6 +50,7 @@ from utils.image import printable
 from utils.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
 from utils.names import check_names, default_names, read_names
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
+from utils.recipes import RECIPES
 from utils.run_folder import lock_folder, new_run_folder
 from utils.runlog import RunLog, cut_metrics
 from utils.signals import StopRequest
@@ -61,8 +62,8 @@ from utils.training_step import in_steps, step, to_input
 SMALL_BATCH = 32  # images for a step where there are few; 8, as for detectors, are few labels to learn from
 EVAL_BATCH = 32
 GUESSES = 5  # classes named for a picture
-_BOXES_ONLY = ("letterbox", "mixup", "copy_paste", "scale", "translate", "shear", "sat", "dropblock", "best_by")
-_BOXES_ONLY += ("save_results", "save_voc", "plots", "csv", "save_txt", "save_crops", "view", "classes")
+_BOXES_ONLY = ("letterbox", "mixup", "copy_paste", "close_jitter", "scale", "translate", "shear", "sat", "dropblock")
+_BOXES_ONLY += ("best_by", "save_results", "save_voc", "plots", "csv", "save_txt", "save_crops", "view", "classes")
 
 
 def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None) -> int:
@@ -334,6 +335,9 @@ def refuse_flags(args: argparse.Namespace) -> None:
     Raises:
         UsageError: with those that were given.
     """
-    given = [f"--{name.replace('_', '-')}" for name in _BOXES_ONLY if getattr(args, name, None)]
+    values = {name: getattr(args, name, None) for name in _BOXES_ONLY}
+    by_recipe = RECIPES[args.recipe].flags if "recipe" in args else {}
+    given = [name for name, value in values.items() if value and value != by_recipe.get(name)]
     if given:
-        raise UsageError(f"{', '.join(given)}: about boxes, of which a classifier knows nothing; drop what is given")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{flags}: about boxes, of which a classifier knows nothing; drop what is given")

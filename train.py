@@ -162,6 +162,7 @@ def train(args: argparse.Namespace, world: World) -> int:
             copy_paste=args.copy_paste,
             flip_vertical=args.flip_vertical,
             close_mosaic=args.close_mosaic,
+            close_jitter=args.close_jitter,
             affine=Affine(args.scale, args.translate, args.shear),
             photometric=args.photometric,
             cache=args.cache,

@@ -50,6 +50,7 @@ class Augmentation:
         max_boxes: so many boxes an image keeps, chosen at random ([yolo] ``max``).
         photometric: changes of the finished image, after mosaic and mixup.
         close_at: from this mini-batch on neither mosaic, mixup nor copy-paste; None is never.
+        whole_at: from this mini-batch on whole images, not moved: neither jitter, resize nor affine; None is never.
     """
 
     jitter: float = 0.0
@@ -70,6 +71,7 @@ class Augmentation:
     max_boxes: int = 200
     photometric: Photometric | None = None
     close_at: int | None = None
+    whole_at: int | None = None
 
     @classmethod
     def from_config(
@@ -85,6 +87,7 @@ class Augmentation:
         affine: Affine = NO_MOTION,
         photometric: Photometric | None = None,
         close_at: int | None = None,
+        whole_at: int | None = None,
     ) -> Augmentation:
         """What a cfg asks for; ``mosaic``, ``mixup`` and ``mosaic_bound`` override it.
 
@@ -110,6 +113,7 @@ class Augmentation:
             max_boxes=yolo.max,
             photometric=photometric,
             close_at=close_at,
+            whole_at=whole_at,
         )
 
     @property
@@ -129,9 +133,12 @@ class Augmentation:
 
     def closed(self, minibatch: int) -> Augmentation:
         """This augmentation as it is at mini-batch number ``minibatch``."""
-        if self.close_at is None or minibatch < self.close_at:
-            return self
-        return replace(self, mosaic=0.0, mixup=0.0, copy_paste=0.0)
+        changes: dict[str, object] = {}
+        if self.close_at is not None and minibatch >= self.close_at:
+            changes |= {"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0.0}
+        if self.whole_at is not None and minibatch >= self.whole_at:
+            changes |= {"jitter": 0.0, "resize": 1.0, "affine": NO_MOTION}
+        return replace(self, **changes) if changes else self
 
 
 def mixing_mode(net: Net) -> int:

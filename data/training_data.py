@@ -89,6 +89,7 @@ def training_batches(
     copy_paste: float = 0.0,
     flip_vertical: bool = False,
     close_mosaic: float = 0.0,
+    close_jitter: float = 0.0,
     affine: Affine = NO_MOTION,
     photometric: str = "none",
     cache: str | None = None,
@@ -103,6 +104,7 @@ def training_batches(
         copy_paste: share of images that get objects of another.
         flip_vertical: turn half of the images upside down.
         close_mosaic: share of the run, at its end, without mosaic, mixup and copy-paste.
+        close_jitter: share of the run, at its end, with whole images, that neither the cfg's keys nor ``affine`` move.
         affine: how each picture is moved.
         photometric: see `data.photometric.load_photometric`.
         cache: see `data.cache.open_cache`.
@@ -125,6 +127,7 @@ def training_batches(
         affine=affine,
         photometric=load_photometric(photometric),
         close_at=net.subdivisions * round(net.max_batches * (1 - close_mosaic)),
+        whole_at=net.subdivisions * round(net.max_batches * (1 - close_jitter)),
     )
     sizes = input_sizes(config, seed)
     batch = net.batch // net.subdivisions

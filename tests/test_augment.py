@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from utils.keyed_random import keyed_rng
 
 SAMPLES = [painted_sample((40, 50 + 5 * k), np.array([[5, 5, 25, 30], [30, 10, 45, 38]])) for k in range(6)]
 EVERYTHING = Augmentation(
-    0.3, 1.5, True, True, 0.1, 1.5, 1.5, 1, 10, 0.7, 0.5, photometric=default_photometric(strength=10)
+    0.3, 1.5, True, True, True, 0.1, 1.5, 1.5, 1, 10, 0.7, 0.5, photometric=default_photometric(strength=10)
 )
 
 
@@ -139,6 +140,17 @@ def test_mixing_closes_at_a_mini_batch() -> None:
     assert augmentation.closed(9) is augmentation
     assert (augmentation.closed(10).mosaic, augmentation.closed(10).mixup, augmentation.closed(10).hue) == (0, 0, 0.1)
     assert Augmentation(mosaic=0.5).closed(10**9).mosaic == 0.5
+
+
+def test_from_a_mini_batch_on_images_are_whole() -> None:
+    moving = Augmentation(jitter=0.3, resize=1.5, flip=True, mosaic=0.5, affine=Affine(0.5), close_at=20, whole_at=10)
+    assert moving.closed(9) is moving
+    whole, last = moving.closed(10), moving.closed(20)
+    assert not whole.affine and (whole.mosaic, last.mosaic) == (0.5, 0)
+    for k in range(20):
+        sample = augmented_sample(SAMPLES, k % 6, last, (64, 96), keyed_rng(11, k))[0]
+        stretched = cv2.resize(SAMPLES[k % 6].image, (96, 64))
+        assert min(cv2.absdiff(sample.image, way).max() for way in (stretched, stretched[:, ::-1])) <= 1
 
 
 def test_every_tile_has_a_colour_of_its_own() -> None:

@@ -303,12 +303,18 @@ def test_weights_of_another_class_count_start_a_classifier(
     ("more", "match"),
     [
         (("--loss", "scaled"), r"--loss scaled: a classifier learns by cross-entropy"),
+        (("--close-jitter", ".2", "--recipe", "balanced"), r"--close-jitter: about boxes"),
         (("--letterbox", "--copy-paste", "0.5"), r"--letterbox, --copy-paste: about boxes, of which a classifier"),
     ],
 )
 def test_flags_about_boxes_are_refused(painted: Path, tmp_path: Path, more: tuple[str, ...], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         train.main(flags(painted, tmp_path / "run", *more))
+
+
+def test_a_recipe_for_boxes_may_be_given(painted: Path, tmp_path: Path) -> None:
+    train.main(flags(painted, tmp_path / "run", "--recipe", "balanced", "--iterations", 2))
+    assert (tmp_path / "run/last.pt").exists()
 
 
 def test_a_classifier_has_no_sample_to_learn_from(painted: Path) -> None:

@@ -38,7 +38,12 @@ def test_darknet_is_the_default_and_leaves_the_cfg_alone() -> None:
 
 def test_the_balanced_recipe_is_darknets_with_other_weights_of_the_loss() -> None:
     balanced, darknet = parsed("--recipe", "balanced"), parsed()
-    assert {flag for flag in darknet if darknet[flag] != balanced[flag]} == {"recipe", "set", "class_weights"}
+    assert {flag for flag in darknet if darknet[flag] != balanced[flag]} == {
+        "recipe",
+        "set",
+        "class_weights",
+        "close_jitter",
+    }
     heads = [
         layer for layer in read_cfg(parse_train_flags([*BASE, "--recipe", "balanced"])).layers if type(layer) is Yolo
     ]

@@ -28,6 +28,7 @@ _DARKNET = {
     "mixup": None,
     "copy_paste": 0.0,
     "close_mosaic": 0.1,
+    "close_jitter": 0.0,
     "scale": 0.0,
     "translate": 0.0,
     "shear": 0.0,
@@ -38,7 +39,7 @@ RECIPES = {
     "darknet": Recipe(_DARKNET),
     # Darknet's, with more weight for boxes and for rare classes; benchmarks/results/recipes.md
     "balanced": Recipe(
-        {**_DARKNET, "class_weights": "auto"},
+        {**_DARKNET, "class_weights": "auto", "close_jitter": 0.15},
         {
             "yolo.iou_normalizer": "0.15",  # twice yolov4's; more than .2 diverges
             "yolo.max_delta": "3.5",  # no box moves the network more than a rare class may weigh
@@ -55,6 +56,7 @@ RECIPES = {
             "mixup": 0.0,
             "copy_paste": 0.0,
             "close_mosaic": 0.1,
+            "close_jitter": 0.0,
             "scale": 0.5,
             "translate": 0.1,
             "shear": 0.0,

@@ -270,6 +270,9 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--close-mosaic", type=cli.fraction, metavar="SHARE", help="last part without these three (default .1)"
     )
     group.add_argument(
+        "--close-jitter", type=cli.fraction, metavar="SHARE", help="last part with whole images, flipped but not moved"
+    )
+    group.add_argument(
         "--flip-vertical",
         action="store_true",
         help="turn half of the images upside down, where that is no other picture: microscopes, satellites",
