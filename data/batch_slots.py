@@ -57,7 +57,7 @@ class BatchSlots:
         """
         for number in numbers:
             slot = self._free.popleft()  # `take` leaves one
-            self._slot_of[number % len(self._slots)] = slot
+            self._slot_of.numpy()[number % len(self._slots)] = slot
             self._under_way.append(slot)
             yield number
 
@@ -99,7 +99,7 @@ class BatchSlots:
         return _with_tensors(item.rest)._replace(images=images)
 
     def _given(self, number: int) -> int:
-        return int(self._slot_of[number % len(self._slots)])
+        return int(self._slot_of.numpy()[number % len(self._slots)])
 
 
 def _with_arrays(item: Any) -> Any:
