@@ -22,7 +22,6 @@ _NO_SPECIAL_NUMBERS = ("-ffinite-math-only", "-fno-signed-zeros")  # bytes in, b
 _X86 = ("-mprefer-vector-width=512",)  # for the clone that a processor with AVX-512 takes
 _SIXTHS = 6
 
-
 Shift = tuple[float, float, float]  # hue, saturation, exposure
 
 
@@ -56,7 +55,7 @@ def in_rows(image: np.ndarray) -> bool:
 
 def _loaded() -> Kernels:
     flags = [*_FLAGS, *_NO_SPECIAL_NUMBERS, *(_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
-    files = sorted(FOLDER.iterdir())
+    files = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
     key = ([file.read_bytes() for file in files], flags, platform.machine(), sys.platform)
     target = cache_folder() / f"pixels-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
 
