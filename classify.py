@@ -187,7 +187,7 @@ def augmentation_of(args: argparse.Namespace, config: Config) -> LabelledAugment
         mix=args.mosaic,
         flip_vertical=args.flip_vertical,
         photometric=load_photometric(args.photometric),
-        close_at=net.subdivisions * round(net.max_batches * (1 - args.close_mosaic)),
+        close_at=net.closing(args.close_mosaic),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.kernels import kernels
+from data.kernels import Shift, kernels
 
 _HUES = 256  # steps of a whole turn in OpenCV's full-range 8-bit HSV
 _BACKGROUND_KERNEL = 17  # Darknet's Gaussian when only the background is blurred
@@ -35,7 +35,7 @@ class Colour:
     noise_seed: int = 0
 
     @property
-    def shift(self) -> tuple[float, float, float] | None:
+    def shift(self) -> Shift | None:
         """What `shift_hsv` takes, None where it would change nothing."""
         changes = self.hue or self.saturation != 1 or self.exposure != 1
         return (self.hue, self.saturation, self.exposure) if changes else None

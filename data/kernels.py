@@ -78,8 +78,9 @@ def _loaded() -> Kernels:
         flags = (flip, flip_vertical, shift is not None)
         resize_bilinear(*_place(source), *_place(target), *flags, hue % 1 * _SIXTHS, saturation, exposure)
 
-    _prove(Kernels(shift_hsv, resize))
-    return Kernels(shift_hsv, resize)
+    made = Kernels(shift_hsv, resize)
+    _prove(made)
+    return made
 
 
 def _place(image: np.ndarray) -> tuple[int, int, int, int]:

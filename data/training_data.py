@@ -126,8 +126,8 @@ def training_batches(
         flip_vertical=flip_vertical,
         affine=affine,
         photometric=load_photometric(photometric),
-        close_at=net.subdivisions * round(net.max_batches * (1 - close_mosaic)),
-        whole_at=net.subdivisions * round(net.max_batches * (1 - close_jitter)),
+        close_at=net.closing(close_mosaic),
+        whole_at=net.closing(close_jitter),
     )
     sizes = input_sizes(config, seed)
     batch = net.batch // net.subdivisions

@@ -179,8 +179,9 @@ def compose(
     for sample, tile, count, end in zip(samples, tiles, counts, ends, strict=True):
         paint(canvas, sample.image, tile)
         left, top, right, bottom = tile.window
-        boxes = placed[end - count : end] if tile.colour.blur else placed[:0]  # only blur asks for them
-        blur_and_noise(canvas[top:bottom, left:right], _moved_into(boxes, tile.window), tile.colour)
+        boxes = placed[end - count : end]
+        inside = _moved_into(boxes, tile.window) if tile.colour.blur else boxes[:0]  # only blur asks for them
+        blur_and_noise(canvas[top:bottom, left:right], inside, tile.colour)
     windows = np.array([tile.window if bound else (0, 0, size[1], size[0]) for tile in tiles])
     boxes = clip(placed, windows.repeat(counts, axis=0).T)
     kept = _visible(boxes)
@@ -270,8 +271,6 @@ def mixup(first: Sample, second: Sample) -> Sample:
 
 def _moved_into(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
     """What ``window`` shows of ``boxes``, in its own pixels."""
-    if not len(boxes):
-        return boxes
     shown = clip(boxes, window) - np.float32([*window[:2], *window[:2]])
     return shown[_visible(shown)]
 

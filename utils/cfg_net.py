@@ -100,6 +100,10 @@ class Net(Options):
         if self.sequential_subdivisions is None:
             self._derive(sequential_subdivisions=self.subdivisions)
 
+    def closing(self, share: float) -> int:
+        """The first mini-batch of the last ``share`` of the run."""
+        return self.subdivisions * round(self.max_batches * (1 - share))
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.subdivisions > self.batch:
             yield "subdivisions", f"wanted at most batch, which is {self.batch}"

@@ -1,4 +1,4 @@
-// Bilinear resize of RGB bytes between pixel centres, mirrored on the way where that is asked for.
+// Bilinear resize of RGB bytes between pixel centres, mirrored and recoloured on the way where that is asked for.
 //
 // Output pixel x of `target` shows the source at (x + 1/2) * source / target - 1/2, the rim being repeated: two rows are
 // mixed into one, then neighbours in it, in float, rounded once. Sources are many and come from memory: the rows that
