@@ -52,6 +52,7 @@ from utils.device import make_repeatable, resolve_precision
 from utils.errors import InputError, UsageError
 from utils.findings import Finding, finding_of, report
 from utils.image import printable
+from utils.regime import Regime, is_deep
 from utils.structures import ImageRecord
 
 HANDFUL = 8  # images learned by heart
@@ -94,16 +95,16 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     return conclude(findings)
 
 
-def remark(args: argparse.Namespace, config: Config, train_set: Dataset, val_set: Dataset) -> None:
+def remark(args: argparse.Namespace, config: Config, regime: Regime, train_set: Dataset, val_set: Dataset) -> None:
     """Before a training: print the few findings that cost no time.
 
     Args:
-        config: as it will be trained.
+        config, regime: as it will be trained.
         train_set, val_set: as the scan left them.
     """
     findings = [*name_findings(train_set.names, train_set.source), *class_findings(train_set, val_set)]
     findings += twin_findings(same_files(train_set.records, val_set.records), len(val_set))
-    findings += rate_findings(args, config, load_cfg(args.cfg))
+    findings += rate_findings(args, config, regime, load_cfg(args.cfg))
     boxes = list(box_findings(val_set))
     records = train_set.records[:: max(1, len(train_set) // SAMPLED)]
     if not boxes and has_objects(records):
@@ -173,13 +174,16 @@ def check_boxes(splits: Splits, scanned: Splits, config: Config, args: argparse.
 def check_schedule(args: argparse.Namespace, config: Config, original: Config, images: int) -> list[Finding]:
     """Learning rate, batch and length, as train.py would choose them."""
     print("\nSCHEDULE")
-    return rate_findings(args, fit_schedule(args, config, images), original)
+    return rate_findings(args, *fit_schedule(args, config, images), original)
 
 
-def rate_findings(args: argparse.Namespace, config: Config, original: Config) -> list[Finding]:
+def rate_findings(args: argparse.Namespace, config: Config, regime: Regime, original: Config) -> list[Finding]:
     """What is wrong with the schedule of ``config``, made of that of ``original``."""
-    adam = args.optimizer == "adamw" or (config.net.adam and args.optimizer == "cfg")
-    return [*schedule_findings(config.net, original.net, adam=adam, scaled=bool(args.nominal_batch), cbn=args.cbn)]
+    adam = regime.optimizer == "adamw" or (config.net.adam and regime.optimizer == "cfg")
+    scaled = bool(args.nominal_batch) or regime.by_depth
+    return [
+        *schedule_findings(config.net, original.net, adam=adam, scaled=scaled, cbn=args.cbn, deep=is_deep(config)),
+    ]
 
 
 def pretrained(args: argparse.Namespace, config: Config, original: Config) -> tuple[Darknet, list[Finding]]:

@@ -35,7 +35,7 @@ from models.fitting import fit_memory
 from models.losses.classification import ClassificationLoss
 from models.training_cfg import fit_schedule, lengthened
 from models.transfer import freeze
-from train import begin_run, description, finish, out_of_patience
+from train import begin_run, begin_weights, description, finish, out_of_patience
 from utils.atomic import remove_temporaries, write_json
 from utils.cfg import Config, load_cfg
 from utils.cfg_classifier import closing_softmax
@@ -51,6 +51,7 @@ from utils.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
 from utils.names import check_names, default_names, read_names
 from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.recipes import RECIPES
+from utils.regime import Regime, regime_of
 from utils.run_folder import lock_folder, new_run_folder
 from utils.runlog import RunLog, cut_metrics
 from utils.signals import StopRequest
@@ -85,14 +86,15 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
     train_set, val_set = load_labelled_splits(args.data, names=args.names, check=args.scan, workers=args.workers)
     config = adapt_classes(config, len(train_set.names), train_set.source)
     if saved:
+        regime = regime_of(saved, args)
         config = lengthened(config, len(train_set), epochs=args.epochs, iterations=args.iterations)
     else:
         if "learning_rate" not in args.set:  # the cfg's is meant for the cfg's batch
             args.nominal_batch = args.nominal_batch or load_cfg(args.cfg).net.batch
-        config = fit_schedule(args, config, len(train_set), small_batch=SMALL_BATCH)
+        config, regime = fit_schedule(args, config, len(train_set), small_batch=SMALL_BATCH)
         if args.fit_memory:
             config = fit_memory(config, (config.net.height, config.net.width), device, dtype, ALONE)
-    net, about = config.net, description(config, train_set)
+    net, about = config.net, description(config, train_set, regime)
     folder = Path(args.out) if args.out else new_run_folder(Path("runs/train"), Path(args.cfg).stem)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -102,7 +104,8 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
         if saved:
             check_same_data(saved.get("data"), about["data"], folder)
         else:
-            begin_run(args, network, folder)
+            begin_run(args, folder)
+            begin_weights(args, network)
         (folder / "network.cfg").write_text(about["cfg"], encoding="utf-8")
         network.to(device, memory_format=torch.channels_last).train()
         freeze(network, args.freeze)
@@ -115,7 +118,7 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
         state = TrainingState(
             network=network,
             ema=make_ema(args.ema, network, net),
-            optimizer=make_optimizer(network, net, args.optimizer),
+            optimizer=make_optimizer(network, net, regime.optimizer),
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
             criterion=criterion,
         )
@@ -147,22 +150,23 @@ def train(args: argparse.Namespace, config: Config, saved: dict[str, Any] | None
                 with autocast(device, dtype):
                     (logits,) = network(to_input(batch.images, device))
                 loss = criterion(logits, batch.truth.to(device))
-                check_loss({"loss": loss}, state.iteration, batch.names)
                 state.scaler.scale(loss / net.batch).backward()
                 total += loss.item() / net.batch
-            step(state, updates, args.clip_gradient, batches)
+            check_loss({"loss": total}, state.iteration, batches)
+            step(state, updates, regime.clip_gradient, batches)
             log.step(state.iteration, {"loss": total}, rate)
 
-            evaluated = due.evaluation(state.iteration)
-            if evaluated:
-                evaluate(args, state, about, val_set, folder, log)
-            stopping = stop.signal is not None or (evaluated and out_of_patience(args, state, log))
+            network_now = None
+            if due.evaluation(state.iteration):
+                network_now = averaged(args, state, regime, train_set)
+                evaluate(args, state, network_now, about, val_set, folder, log)
+            stopping = stop.signal is not None or (network_now is not None and out_of_patience(args, state, log))
             if due.save(state.iteration) or stopping:
-                save_last(state, about, folder)
+                save_last(state, network_now or averaged(args, state, regime, train_set), about, folder)
             if stopping:
                 break
         log.close()
-        finish(state, folder)
+        finish(folder, state.best.iteration)
     if stop.signal is None:
         return 0
     print(f"stopped by a signal; go on with: python train.py --resume {folder}")
@@ -191,19 +195,28 @@ def augmentation_of(args: argparse.Namespace, config: Config) -> LabelledAugment
     )
 
 
+def averaged(args: argparse.Namespace, state: TrainingState, regime: Regime, train_set: Dataset) -> Darknet:
+    """The network that is measured and saved: averaged weights, and statistics that belong to them."""
+    device = next(state.network.parameters()).device
+    few = train_set.spread(regime.precise_bn)
+    loader = central_batches(few, batch=EVAL_BATCH, size=state.network.size, workers=args.workers)
+    images = (images.to(device) for images, _ in loader) if len(few) else ()
+    return averaged_network(state, images, precision=resolve_precision(args.precision, device))
+
+
 def evaluate(
     args: argparse.Namespace,
     state: TrainingState,
+    network: Darknet,
     about: dict[str, Any],
     val_set: Dataset,
     folder: Path,
     log: RunLog,
 ) -> None:
-    """Measure the averaged weights; write best.pt and best.weights where they are the best so far."""
-    network = averaged_network(state)
+    """Measure the averaged ``network``; write best.pt and best.weights where they are the best so far."""
     device = next(state.network.parameters()).device
     top = measure(
-        network.to(device, memory_format=torch.channels_last),
+        network,
         val_set,
         device=device,
         precision=resolve_precision(args.precision, device),

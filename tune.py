@@ -24,6 +24,7 @@ from utils.cfg_classifier import is_classifier
 from utils.cfg_heads import Contrastive, Region, Yolo
 from utils.class_weights import NONE
 from utils.errors import Diverged, EnvironmentFault, InputError, UsageError, UserError
+from utils.regime import is_deep
 from utils.run_folder import lock_folder, new_run_folder
 from utils.runlog import metric_title
 from utils.search_plot import plot_search
@@ -181,7 +182,8 @@ class _Follower:
 def situation_of(args: argparse.Namespace, config: Config) -> Situation:
     """What of the search space can change a training with these flags."""
     heads = [layer for layer in config.layers if isinstance(layer, (Yolo, Region, Contrastive))]
-    adam = args.optimizer == "adamw" or (args.optimizer == "cfg" and config.net.adam)
+    by_depth = args.optimizer is None and is_deep(config)  # a search is for data of one's own, which are few
+    adam = by_depth or args.optimizer == "adamw" or (args.optimizer != "nesterov" and config.net.adam)
     plain = bool(heads) and all(type(head) is Yolo for head in heads)
     counted = plain and heads[0].counters_per_class is not None
     weighted = counted if args.class_weights is None else args.class_weights != NONE

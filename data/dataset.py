@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def spread(self, count: int) -> Dataset:
+        """At most ``count`` of the images, evenly spread over all."""
+        total = len(self)
+        chosen = range(total) if total <= count else [place * total // count for place in range(count)]
+        return replace(self, records=tuple(self.records[index] for index in chosen))
 
 
 def load_dataset(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.darknet import Darknet
+from models.precise_bn import measure_statistics
 from models.weights import save_darknet_weights
 from utils.atomic import write_json
 from utils.checkpoint import save_checkpoint
 from utils.training_state import TrainingState
 
 
-def averaged_network(state: TrainingState) -> Darknet:
-    """A copy of the network with the averaged weights, ready to evaluate and to save.
+def averaged_network(
+    state: TrainingState, images: Iterable[Tensor] = (), *, precision: torch.dtype = torch.float32
+) -> Darknet:
+    """A copy of the network with the averaged weights, on its device, ready to evaluate and to save.
+
+    Args:
+        images: mini-batches that the statistics of batch norms are measured on, see `models.precise_bn`; none takes the
+            average of the running ones.
+        precision: of that pass.
 
     Raises:
         Diverged: a weight is not finite, so that nothing of this state may be saved.
@@ -25,7 +35,10 @@ def averaged_network(state: TrainingState) -> Darknet:
         network = Darknet(state.network.config)
     network.load_state_dict(state.ema.module_state())
     network.seen = state.iteration * network.config.net.batch
-    return network.eval()
+    network.to(next(state.network.parameters()).device, memory_format=torch.channels_last)
+    network.freeze(state.network.frozen_layers)
+    measure_statistics(network.eval(), images, precision=precision)
+    return network
 
 
 def save_best(
@@ -38,8 +51,8 @@ def save_best(
     write_json(folder / "best.json", metrics)
 
 
-def save_last(state: TrainingState, about: dict[str, Any], folder: Path) -> None:
-    """Write last.pt, from which ``--resume`` goes on, and last.weights."""
-    network = averaged_network(state)
-    save_checkpoint(folder / "last.pt", {**about, **state.as_dict()})
+def save_last(state: TrainingState, network: Darknet, about: dict[str, Any], folder: Path) -> None:
+    """Write last.pt, from which ``--resume`` goes on, and last.weights, those of the averaged ``network``."""
+    averaged = {"ema": network.cpu().state_dict()}
+    save_checkpoint(folder / "last.pt", {**about, **state.as_dict(), **averaged})
     save_darknet_weights(network, folder / "last.weights")

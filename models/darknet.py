@@ -75,6 +75,11 @@ class Darknet(nn.Module):
         return self.heads[0].num_classes if self.heads else self.graph.nodes[self.graph.output].outputs[0]
 
     @property
+    def frozen_layers(self) -> int:
+        """How many of the first layers stay as they are for good."""
+        return self._frozen_layers
+
+    @property
     def dtype(self) -> torch.dtype:
         """What the convolutions compute in, autocast aside."""
         computing = (module for module in self.modules() if isinstance(module, nn.Conv2d | nn.Linear))

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from models.darknet import Darknet
 from models.losses.criterion import Criterion
+from models.precise_bn import measure_statistics
 from models.training_cfg import BYTES_PER_ACTIVATION
 from utils.cfg_layers import Connected
 from utils.device import autocast
@@ -121,9 +121,6 @@ def overfit(
         progress: show a bar, if standard error is a terminal.
     """
     network.train()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.momentum = 1.0  # the running statistics are those of the last pass
     optimizer = torch.optim.Adam([value for value in network.parameters() if value.requires_grad], betas=_BETAS)
     losses: list[float] = []
     begin = clock()
@@ -139,8 +136,7 @@ def overfit(
             bar.update(min(round(seconds), round(clock() - begin)) - bar.n)
             if not math.isfinite(losses[-1]):
                 break
-    with torch.no_grad(), autocast(images.device, dtype):
-        network(images, targets)
+    measure_statistics(network, [images], precision=dtype)
     return Learning(tuple(losses), clock() - begin)
 
 

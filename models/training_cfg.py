@@ -16,6 +16,7 @@ from utils.cfg_layers import Convolutional
 from utils.class_weights import NONE, as_counts, class_weights, weights_line
 from utils.errors import UsageError
 from utils.recipes import RECIPES
+from utils.regime import Regime, choose_regime
 from utils.training_plan import SMALL_BATCH, Schedule, plan_training
 
 BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
@@ -103,13 +104,17 @@ def is_fine_tuning(args: argparse.Namespace, config: Config) -> bool:
     return is_trained_detector(Path(args.weights), config, load_cfg(args.cfg))
 
 
-def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small_batch: int = SMALL_BATCH) -> Config:
-    """The cfg with batch and schedule for so many training images; every change is printed.
+def fit_schedule(
+    args: argparse.Namespace, config: Config, images: int, *, small_batch: int = SMALL_BATCH
+) -> tuple[Config, Regime]:
+    """The cfg with batch and schedule for so many training images, and how to step; every change is printed.
 
     Args:
         small_batch: the batch where there are few images.
     """
     net = config.net
+    fine_tuning = is_fine_tuning(args, config)
+    regime, chosen = choose_regime(args, config, images, fine_tuning=fine_tuning)
     given = set(args.set) | {key for key in ("batch", "subdivisions") if getattr(args, key)}
     schedule = Schedule(**{field.name: getattr(net, field.name) for field in dataclasses.fields(Schedule)})
     planned = plan_training(
@@ -122,16 +127,23 @@ def fit_schedule(args: argparse.Namespace, config: Config, images: int, *, small
         nominal_batch=args.nominal_batch,
         small_batch=small_batch,
         warm_up=args.warm_up,
-        fine_tuning=is_fine_tuning(args, config),
+        fine_tuning=fine_tuning,
+        by_depth=regime.by_depth,
     )
-    print(f"{images:,} training images:", *planned.notes, sep="\n  ")
+    print(f"{images:,} training images:", *planned.notes, *chosen, sep="\n  ")
     config = with_net(config, **planned.keys)
     if config.net.batch % config.net.subdivisions:
         raise UsageError(
             f"{config.source}: batch={config.net.batch} is no multiple of subdivisions={config.net.subdivisions}; "
             "give --batch and --subdivisions that fit"
         )
-    return config
+    return config, regime
+
+
+def with_half_rate(config: Config) -> Config:
+    """The cfg with half the learning rate, first and last."""
+    net = config.net
+    return with_net(config, learning_rate=net.learning_rate / 2, learning_rate_min=net.learning_rate_min / 2)
 
 
 def lengthened(config: Config, images: int, *, epochs: int | None, iterations: int | None) -> Config:

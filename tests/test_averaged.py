@@ -38,6 +38,22 @@ def test_it_has_the_average_and_the_training_goes_on_undisturbed() -> None:
     assert network.seen == 28 and not network.training and state.network.training
 
 
+def test_its_batch_norms_are_measured_on_the_images_given() -> None:
+    state = state_after_a_step()
+    images = torch.rand(4, 3, 8, 8)
+    network = averaged_network(state, [images])
+    convolved = network.layers[0].conv(images)
+    torch.testing.assert_close(network.layers[0].bn.running_mean, convolved.mean((0, 2, 3)))
+    assert torch.equal(state.network.layers[0].bn.running_mean, torch.zeros(2))  # the training keeps its own
+
+
+def test_frozen_batch_norms_keep_their_statistics() -> None:
+    state = state_after_a_step()
+    state.network.freeze(1)
+    network = averaged_network(state, [torch.rand(4, 3, 8, 8)])
+    assert torch.equal(network.layers[0].bn.running_mean, torch.zeros(2))
+
+
 def test_weights_that_are_not_finite_are_not_handed_on() -> None:
     state = state_after_a_step()
     state.network.layers[0].bn.running_var[0] = torch.nan

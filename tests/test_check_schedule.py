@@ -84,3 +84,11 @@ def test_batch_norm_of_one_image() -> None:
     assert findings(replace(CFG, subdivisions=64), cbn=True) == []
     alone = replace(CFG, batch=1, subdivisions=1)
     assert [one.fix for one in findings(alone, alone)] == ["--batch 8"]
+
+
+def test_a_deep_network_wants_a_longer_training() -> None:
+    short = replace(CFG, max_batches=300, burn_in=12)
+    assert findings(short) == []
+    (found,) = findings(short, deep=True)
+    assert found.what == "300 iterations are too few for a network so deep to learn from"
+    assert findings(replace(short, max_batches=1000), deep=True) == []

@@ -12,6 +12,7 @@ from utils.cfg import load_cfg, parse_cfg, with_yolo
 from utils.cfg_heads import Yolo
 from utils.errors import CfgError, UsageError
 from utils.recipes import RECIPES
+from utils.regime import Regime, regime_of
 from utils.train_flags import parse_train_flags, save_args
 
 BASE = ["--cfg", "yolov4-tiny-mish.cfg"]
@@ -30,10 +31,14 @@ def test_every_recipe_decides_the_same_flags_and_its_keys_exist(name: str) -> No
     read_cfg(args)  # an unknown key, or a value of the wrong kind, is an error
 
 
-def test_darknet_is_the_default_and_leaves_the_cfg_alone() -> None:
-    assert parsed() == parsed("--recipe", "darknet")
-    config = read_cfg(parse_train_flags(BASE))
-    assert config == load_cfg("yolov4-tiny-mish.cfg")
+def test_the_default_is_darknets_but_for_what_depth_decides() -> None:
+    default, darknet = parsed(), parsed("--recipe", "darknet")
+    differing = {flag for flag in darknet if darknet[flag] != default[flag]}
+    assert differing == {"recipe", "optimizer", "clip_gradient", "precise_bn"}
+    assert (darknet["optimizer"], darknet["clip_gradient"], darknet["precise_bn"]) == ("cfg", 0.0, 0)
+    assert {default[flag] for flag in differing - {"recipe"}} == {None}
+    for args in (parse_train_flags(BASE), parse_train_flags([*BASE, "--recipe", "darknet"])):
+        assert read_cfg(args) == load_cfg("yolov4-tiny-mish.cfg")
 
 
 def test_the_balanced_recipe_is_darknets_with_other_weights_of_the_loss() -> None:
@@ -77,7 +82,7 @@ def test_a_rate_given_by_hand_is_not_scaled() -> None:
 
 def test_the_cfg_of_the_scaled_recipe() -> None:
     args = parse_train_flags([*BASE, "--recipe", "scaled", "--iterations", "400"])
-    config = fit_schedule(args, read_cfg(args), 205)
+    config = fit_schedule(args, read_cfg(args), 205)[0]
     net, heads = config.net, [layer for layer in config.layers if isinstance(layer, Yolo)]
     assert (net.batch, net.max_batches, net.policy, net.sgdr_cycle) == (8, 400, "sgdr", 400)
     # .01 for 64 images is .00125 for 8
@@ -138,11 +143,6 @@ def test_a_run_from_before_there_were_recipes(tmp_path: Path) -> None:
         del saved[flag]
     (tmp_path / "args.json").write_text(json.dumps(saved))
     args = parse_train_flags(["--resume", str(tmp_path)])
-    assert (args.recipe, args.loss, args.optimizer, args.scale, args.nominal_batch) == (
-        "darknet",
-        "darknet",
-        "cfg",
-        0,
-        0,
-    )
+    assert (args.recipe, args.loss, args.scale, args.nominal_batch) == ("auto", "darknet", 0, 0)
+    assert regime_of({}, args) == Regime()
     assert args.mosaic == 0.5

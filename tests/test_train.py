@@ -397,21 +397,63 @@ def test_frozen_layers_stay_to_the_bit(painted: Path, tmp_path: Path) -> None:
         assert same == {name for name in first if name.split(".")[1] in "01"}, part
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_images(
-    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def nan_images_at(monkeypatch: pytest.MonkeyPatch, *wanted: int) -> None:
+    """Let the images of these mini-batches, counted from 1 over all tries, be NaN."""
     real, calls = train.to_input, []
 
     def to_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
         calls.append(1)
-        return real(images, device) * (torch.nan if len(calls) == 4 else 1)
+        return real(images, device) * (torch.nan if len(calls) in wanted else 1)
 
     monkeypatch.setattr(train, "to_input", to_input)
-    more = ("--iterations", 9, "--save-interval", 1, "--mosaic", 0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_images(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan_images_at(monkeypatch, 4)
+    more = ("--iterations", 9, "--save-interval", 1, "--mosaic", 0, "--on-divergence", "stop")
     with pytest.raises(Diverged, match=r"iteration 4: the loss is nan .* on .*/train/\d\d\.png, ") as fault:
         train.main(flags(painted, tmp_path / "run", *more))
     assert cli.describe(fault.value)[1] == 5
     assert load_checkpoint(tmp_path / "run" / "last.pt")["iteration"] == 3  # which also checks for NaN
+
+
+def test_what_diverges_once_goes_on_from_the_last_checkpoint_with_half_the_rate(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan_images_at(monkeypatch, 6)
+    more = ("--iterations", 9, "--save-interval", 2, "--mosaic", 0, "--set", "burn_in=0")
+    train.main(flags(painted, tmp_path / "run", *more))
+    printed = capsys.readouterr().out
+    assert "once more from iteration 4 with half the learning rate, 0.005 (--on-divergence stop: not)" in printed
+    saved = load_checkpoint(tmp_path / "run" / "last.pt")
+    net = parse_cfg(saved["cfg"]).net
+    assert (saved["iteration"], saved["restarts"], net.learning_rate, net.learning_rate_min) == (9, 1, 0.005, 0.00005)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
+    assert [row["iteration"] for row in rows] == list(range(1, 10))
+    assert rows[4]["lr"] < 0.6 * rows[3]["lr"]
+    assert load_cfg(tmp_path / "run" / "network.cfg").net.learning_rate == 0.005
+
+
+def test_without_a_checkpoint_it_begins_again(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nan_images_at(monkeypatch, 1)
+    train.main(short(painted, tmp_path / "run"))
+    assert "once more from the beginning with half the learning rate" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["restarts"] == 1
+
+
+def test_what_diverges_twice_is_given_up_also_when_resumed(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan_images_at(monkeypatch, 4, 7)  # of iterations 4 and 6: 3 are saved, then 4 and 5 once more
+    with pytest.raises(Diverged, match="iteration 6: the loss is nan"):
+        train.main(flags(painted, tmp_path / "run", "--iterations", 9, "--save-interval", 1, "--mosaic", 0))
+    nan_images_at(monkeypatch, 1)
+    with pytest.raises(Diverged, match="iteration 6: the loss is nan"):
+        train.main(["--resume", str(tmp_path / "run")])
 
 
 def test_a_gradient_that_is_not_finite_is_not_stepped_on(

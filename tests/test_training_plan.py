@@ -173,3 +173,10 @@ def test_a_rate_for_another_batch() -> None:
     assert plan_training(COCO, 200, nominal_batch=16).keys["learning_rate_min"] == "6.5e-06"
     assert "learning_rate" not in plan_training(cosine, 200, given={"policy"}, nominal_batch=8).keys
     assert plan_training(COCO, 117_266, nominal_batch=128).keys["learning_rate"] == "0.00065"
+
+
+def test_a_deep_network_gets_adamws_rate() -> None:
+    plan = plan_training(COCO, 200, by_depth=True)
+    assert (plan.keys["learning_rate"], plan.keys["learning_rate_min"]) == ("0.001", "1e-05")
+    assert "learning rate 0.001 for AdamW (cfg: 0.0013)" in plan.notes
+    assert "learning_rate" not in plan_training(COCO, 200, by_depth=True, given={"learning_rate"}).keys

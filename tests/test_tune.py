@@ -229,7 +229,9 @@ def test_what_a_training_can_use() -> None:
     assert has("--set", "adam=1") == {HEADS, BOXES}
     assert has("--class-weights", "auto") == {HEADS, SGD, BOXES, WEIGHTED}
     assert has("--class-weights", "none") == {HEADS, SGD, BOXES}
-    assert has("--cfg", "csdarknet53.cfg") == {SGD}
+    assert has("--cfg", "cifar.cfg") == {SGD}
+    assert has("--cfg", "csdarknet53.cfg") == set()  # deep: AdamW
+    assert has("--cfg", "csdarknet53.cfg", "--recipe", "darknet") == {SGD}
 
 
 def test_what_values_are_without_a_search() -> None:

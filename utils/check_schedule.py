@@ -26,10 +26,13 @@ _ADAM = _Limits(0.005, 0.05, 0.001)
 _USELESS = 1e-7
 _OUT_OF_PROPORTION = 16  # rate for each image of a batch, against the cfg's
 _FEW = 200  # steps
+_FEW_DEEP = 400
 _SAMPLES = 500  # of the schedule, to find its peak
 
 
-def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool, cbn: bool = False) -> Iterator[Finding]:
+def schedule_findings(
+    net: Net, original: Net, *, adam: bool, scaled: bool, cbn: bool = False, deep: bool = False
+) -> Iterator[Finding]:
     """Rates and lengths that cannot work.
 
     Args:
@@ -38,9 +41,10 @@ def schedule_findings(net: Net, original: Net, *, adam: bool, scaled: bool, cbn:
         adam: whether the optimiser is of Adam's kind.
         scaled: the rate was scaled to the batch already.
         cbn: batch norm gathers over the subdivisions.
+        deep: the network needs longer to learn, see `utils.regime`.
     """
     yield from _rate(net, original, adam=adam, scaled=scaled)
-    yield from _length(net)
+    yield from _length(net, deep=deep)
     if net.batch // net.subdivisions == 1 and not cbn:
         yield Finding(
             "warning",
@@ -68,12 +72,15 @@ def _rate(net: Net, original: Net, *, adam: bool, scaled: bool) -> Iterator[Find
         yield from _proportion(net, original)
 
 
-def _length(net: Net) -> Iterator[Finding]:
+def _length(net: Net, *, deep: bool) -> Iterator[Finding]:
     """How many iterations, and how many of them are warm-up."""
     total = net.max_batches
-    if total < _FEW:
+    if total < (_FEW_DEEP if deep else _FEW):
+        network = "for a network so deep " if deep else ""
         yield Finding(
-            "warning", f"{total:,} iterations are too few to learn from", "--iterations 1000 or more, or --epochs 100"
+            "warning",
+            f"{total:,} iterations are too few {network}to learn from",
+            "--iterations 1000 or more, or --epochs 100",
         )
     elif 2 * net.burn_in > total:
         yield Finding(

@@ -116,6 +116,17 @@ def _int_from(text: str, least: int) -> int:
     return value
 
 
+def number(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
 def fraction(text: str) -> float:
     """A number in [0, 1]."""
     try:

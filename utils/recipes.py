@@ -12,7 +12,8 @@ class Recipe:
     """What ``--recipe NAME`` stands for.
 
     Attributes:
-        flags: values of flags of train.py, by their name in its namespace; None leaves a choice to the cfg.
+        flags: values of flags of train.py, by their name in its namespace; None leaves a choice to the cfg, or to
+            `utils.regime`.
         keys: cfg keys, spelt as ``--set`` wants them.
     """
 
@@ -23,6 +24,8 @@ class Recipe:
 _DARKNET = {
     "loss": "darknet",
     "optimizer": "cfg",
+    "clip_gradient": 0.0,
+    "precise_bn": 0,
     "nominal_batch": 0,
     "mosaic": None,
     "mixup": None,
@@ -35,11 +38,15 @@ _DARKNET = {
     "class_weights": None,
 }
 
+_BY_DEPTH = {"optimizer": None, "clip_gradient": None, "precise_bn": None}  # utils.regime chooses
+
 RECIPES = {
+    # Darknet's images and loss; the optimiser's too, where the network is not deep or the images are many
+    "auto": Recipe({**_DARKNET, **_BY_DEPTH}),
     "darknet": Recipe(_DARKNET),
     # Darknet's, with more weight for boxes and for rare classes; benchmarks/results/recipes.md
     "balanced": Recipe(
-        {**_DARKNET, "class_weights": "auto", "close_jitter": 0.15},
+        {**_DARKNET, **_BY_DEPTH, "class_weights": "auto", "close_jitter": 0.15},
         {
             "yolo.iou_normalizer": "0.15",  # twice yolov4's; more than .2 diverges
             "yolo.max_delta": "3.5",  # no box moves the network more than a rare class may weigh
@@ -51,6 +58,8 @@ RECIPES = {
         {
             "loss": "scaled",
             "optimizer": "nesterov",
+            "clip_gradient": None,
+            "precise_bn": None,
             "nominal_batch": 64,
             "mosaic": 1.0,
             "mixup": 0.0,

@@ -84,7 +84,7 @@ SPACE = (
         0.0,
         0.5,
         needs=HEADS,
-        recipes=("darknet", "balanced"),
+        recipes=("auto", "darknet", "balanced"),
         meaning="crop, part of a side",
     ),
     Parameter(
@@ -109,7 +109,7 @@ class Situation:
         has: of `HEADS` (nothing but [yolo] heads), `WEIGHTED` (classes are weighed), `SGD`, `BOXES` (a detector).
     """
 
-    recipe: str = "darknet"
+    recipe: str = "auto"
     has: frozenset[str] = frozenset()
 
     def can_have(self, parameter: Parameter) -> bool:

@@ -23,6 +23,7 @@ FREE_ON_RESUME = {
     "eval_interval",
     "save_interval",
     "patience",
+    "on_divergence",
     "rank_timeout",
     "compile",
     "tune",
@@ -165,12 +166,14 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
-        default="darknet",
-        help="defaults of all that follows, see docs/training.md (default %(default)s)",
+        default="auto",
+        help="defaults of all that follows, see docs/training.md (default %(default)s; darknet: to its letter)",
     )
     group.add_argument("--loss", choices=("darknet", "scaled", "simota"), help="which predictions learn what")
     group.add_argument(
-        "--optimizer", choices=("cfg", "nesterov", "adamw"), help="cfg: SGD with momentum, or Adam where it says adam=1"
+        "--optimizer",
+        choices=("cfg", "nesterov", "adamw"),
+        help="cfg: SGD with momentum, or Adam with adam=1 (default: cfg; deep networks on few images: adamw)",
     )
     group.add_argument(
         "--nominal-batch",
@@ -200,7 +203,19 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         metavar="auto|none|A,B,..|FILE",
         help="how much each class counts; auto: rare ones more (default: the cfg's counters_per_class)",
     )
-    group.add_argument("--clip-gradient", type=float, metavar="NORM", help="largest gradient norm")
+    group.add_argument("--clip-gradient", type=cli.number, metavar="NORM", help="largest gradient norm (0: any)")
+    group.add_argument(
+        "--precise-bn",
+        type=cli.whole_number,
+        metavar="N",
+        help="before evaluations measure batch norms on N images (0: running averages; default: 200 where deep)",
+    )
+    group.add_argument(
+        "--on-divergence",
+        choices=("restart", "stop"),
+        default="restart",
+        help="restart: once more from the last checkpoint with half the learning rate (default %(default)s)",
+    )
     group.add_argument("--seed", type=cli.whole_number, default=0)
     group.add_argument(
         "--ema",

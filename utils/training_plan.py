@@ -20,6 +20,7 @@ LEAST_WARM_UP = 100  # but no fewer iterations than this, unless they are
 MOST_WARM_UP = 0.2  # of all iterations
 LAST_RATE = 0.01  # of the learning rate, at the end of a cosine
 FINE_TUNING_RATE = 0.001  # of trained detectors; twice as much diverged, see docs/training.md
+ADAMW_RATE = 0.001  # of deep networks, see utils.regime
 MEMORY_FOR_ACTIVATIONS = 5e9  # bytes; a mini-batch is kept below
 
 
@@ -62,6 +63,7 @@ def plan_training(
     small_batch: int = SMALL_BATCH,
     warm_up: float | None = None,
     fine_tuning: bool = False,
+    by_depth: bool = False,
 ) -> Plan:
     """Choose batch and schedule for ``images`` training images.
 
@@ -75,6 +77,7 @@ def plan_training(
         small_batch: the largest that is chosen for a small data set.
         warm_up: the user's share of the iterations for it.
         fine_tuning: the network is a trained detector, and nobody gave a learning rate.
+        by_depth: the network is deep and steps by AdamW, which the rate of ``cfg`` is not meant for.
     """
     plan = Plan()
     small = images < SMALL_DATASET
@@ -94,6 +97,8 @@ def plan_training(
     cfg = _scale_rate(plan, cfg, batch, nominal_batch)
     if fine_tuning:
         cfg = _limit_rate(plan, cfg)
+    if by_depth and "learning_rate" not in given:
+        cfg = _adamw_rate(plan, cfg)
     _choose_policy(plan, cfg, total, small, given)
     return plan
 
@@ -160,6 +165,12 @@ def _limit_rate(plan: Plan, cfg: Schedule) -> Schedule:
         learning_rate_min=f"{least:.6g}",
     )
     return replace(cfg, learning_rate=FINE_TUNING_RATE, learning_rate_min=least)
+
+
+def _adamw_rate(plan: Plan, cfg: Schedule) -> Schedule:
+    """A rate for steps whose size does not follow the gradient's."""
+    plan.set(f"learning rate {ADAMW_RATE:g} for AdamW (cfg: {cfg.learning_rate:g})", learning_rate=f"{ADAMW_RATE:.6g}")
+    return replace(cfg, learning_rate=ADAMW_RATE)
 
 
 def _choose_policy(plan: Plan, cfg: Schedule, total: int, small: bool, given: Collection[str]) -> None:

@@ -62,6 +62,7 @@ class TrainingState:
     iteration: int = 0  # optimiser steps done
     best: Best = field(default_factory=Best)
     criterion: Resumable | None = None  # a loss that remembers
+    restarts: int = 0  # how often the run diverged and began once more
 
     def check_finite(self) -> None:
         """Look for NaN and infinity in weights and batch norm statistics.
@@ -86,6 +87,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "criterion": self.criterion.state_dict() if self.criterion else {},
             "iteration": self.iteration,
+            "restarts": self.restarts,
             "best": vars(self.best).copy(),
             "rng": torch.get_rng_state(),
         }
@@ -104,6 +106,7 @@ class TrainingState:
             if self.criterion:
                 self.criterion.load_state_dict(saved["criterion"])
             self.iteration = saved["iteration"]
+            self.restarts = saved.get("restarts", 0)  # younger than the first runs
             self.best = Best(**saved["best"])
             torch.set_rng_state(saved["rng"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:

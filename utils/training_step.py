@@ -36,7 +36,7 @@ def step(state: TrainingState, updates: LayerUpdates, clip_norm: float | None, b
         drop_not_finite(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
     if not state.scaler.is_enabled():  # a scaler skips such a step and scales less
-        check_gradient(norm, state.iteration, [name for batch in batches for name in batch.names])
+        check_gradient(norm, state.iteration, batches)
     updates.before(state.iteration + 1)
     state.scaler.step(state.optimizer)
     state.scaler.update()
