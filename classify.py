@@ -19,46 +19,44 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.dataset import Dataset
+from data.augment.classification import LabelledAugmentation
+from data.augment.photometric import load_photometric
 from data.fingerprint import check_same_data
-from data.labelled import load_labelled
-from data.labelled_augment import LabelledAugmentation
-from data.labelled_loader import central_batches, central_input, labelled_batches, load_labelled_splits
-from data.photometric import load_photometric
-from data.sources import open_sources
+from data.formats.class_folders import load_labelled
+from data.formats.dataset import Dataset
+from data.loading.classification import central_batches, central_input, labelled_batches, load_labelled_splits
+from evaluation.speed import Speed, Stopwatch, speed_of
+from evaluation.topk import TopK, TopKCounter
+from inference.sources import open_sources
 from models import load_network
-from models.averaged import averaged_network, save_best, save_last
-from models.classifier import adapt_classes
 from models.compiling import compile_layers
 from models.darknet import Darknet
-from models.fitting import fit_memory
 from models.losses.classification import ClassificationLoss
-from models.training_cfg import fit_schedule, lengthened
-from models.transfer import freeze
 from train import begin_run, begin_weights, description, finish, out_of_patience
+from training.auto_batch import fit_memory
+from training.cfg import adapt_classes, fit_schedule, lengthened
+from training.checkpoints import averaged_network, save_best, save_last
+from training.class_weights import NONE, class_weights, weights_line
+from training.ema import make_ema
+from training.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
+from training.log import RunLog, cut_metrics
+from training.optim import learning_rate, make_optimizer, set_learning_rate
+from training.pretrained import freeze
+from training.recipes import RECIPES
+from training.schedule.intervals import Due
+from training.schedule.regime import Regime, regime_of
+from training.state import TrainingState
+from training.step import check_loss, in_steps, step, to_input
 from utils.atomic import remove_temporaries, write_json
 from utils.cfg import Config, load_cfg
-from utils.cfg_classifier import closing_softmax
-from utils.class_weights import NONE, class_weights, weights_line
+from utils.cfg.classifier import closing_softmax
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision, select_device
 from utils.distributed import ALONE
-from utils.divergence import check_loss
-from utils.due import Due
-from utils.ema import make_ema
 from utils.errors import InputError, UsageError
 from utils.image import printable
-from utils.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
 from utils.names import check_names, default_names, read_names
-from utils.optim import learning_rate, make_optimizer, set_learning_rate
-from utils.recipes import RECIPES
-from utils.regime import Regime, regime_of
 from utils.run_folder import lock_folder, new_run_folder
-from utils.runlog import RunLog, cut_metrics
 from utils.signals import StopRequest
-from utils.speed import Speed, Stopwatch, speed_of
-from utils.topk import TopK, TopKCounter
-from utils.training_state import TrainingState
-from utils.training_step import in_steps, step, to_input
 
 SMALL_BATCH = 32  # images for a step where there are few; 8, as for detectors, are few labels to learn from
 EVAL_BATCH = 32

@@ -28,23 +28,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.frames import ImageFiles, VideoFile
-from data.live import LiveStream
-from data.sources import Source, open_sources
+from inference.detection import Detector
+from inference.drawn import image_files, refuse_source, video_file, window
+from inference.files import Add, Stems, crops, csv_report, file_name, json_report, yolo_labels
+from inference.flags import parse_detect_flags
+from inference.frames import Frame, ImageFiles, VideoFile
+from inference.live import LiveStream
+from inference.pipeline import background
+from inference.sources import Source, open_sources
 from models import describe_network, load_network
-from models.detector import Detector
 from utils.cfg import Config, with_size
-from utils.cfg_classifier import is_classifier
+from utils.cfg.classifier import is_classifier
 from utils.cli import run
-from utils.detect_flags import parse_detect_flags
-from utils.detection_files import Add, Stems, crops, csv_report, file_name, json_report, yolo_labels
 from utils.device import select_device
-from utils.drawn_output import image_files, refuse_source, video_file, window
 from utils.errors import EnvironmentFault, InputError, UsageError
-from utils.frame import Frame
 from utils.image import network_input, printable
 from utils.names import check_names, default_names, read_names
-from utils.pipeline import background
 from utils.run_folder import new_run_folder
 from utils.signals import StopRequest
 from utils.structures import Detections, Letterbox

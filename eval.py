@@ -24,30 +24,30 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from data.dataset import Dataset, load_dataset
-from data.loader import eval_loader
+from data.formats.dataset import Dataset, load_dataset
+from data.loading.detection import eval_loader
+from evaluation.box_table import BoxTable, detection_table, truth_table
+from evaluation.coco import CocoMetrics, coco_results, evaluate_tables
+from evaluation.coco_files import read_tables
+from evaluation.confusion import confusion_matrix, match_images
+from evaluation.darknet_map import DarknetMap, ProposalRecall, darknet_map, proposal_recall
+from evaluation.flags import PROTOCOLS, parse_eval_flags
+from evaluation.plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
+from evaluation.speed import Speed, Stopwatch, speed_of
+from evaluation.voc_results import save_voc_results
 from models import describe_network, load_network
 from models.darknet import Darknet
 from models.postprocess import postprocess
 from utils import cli
 from utils.atomic import write_json
-from utils.box_table import BoxTable, detection_table, truth_table
 from utils.cfg import with_size
-from utils.cfg_classifier import is_classifier
-from utils.coco_eval import CocoMetrics, coco_results, evaluate_tables
-from utils.coco_files import read_tables
-from utils.confusion import confusion_matrix, match_images
-from utils.darknet_map import DarknetMap, ProposalRecall, darknet_map, proposal_recall
+from utils.cfg.classifier import is_classifier
 from utils.device import autocast
 from utils.distributed import ALONE, World, join_world
 from utils.errors import UsageError
-from utils.eval_flags import PROTOCOLS, parse_eval_flags
-from utils.eval_plots import plot_confusion, plot_mistakes, plot_precision_recall, worst_images
 from utils.image import read_image
 from utils.names import read_names
-from utils.speed import Speed, Stopwatch, speed_of
 from utils.structures import Detections, Size
-from utils.voc_results import save_voc_results
 
 COCO = PROTOCOLS["coco"]
 WORST = 12  # images drawn by --plots

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.dataset import load_dataset
+from data.formats.dataset import load_dataset
 from models import describe_network, load_network
 from models.anchors import anchors_of, count_anchors, share_out, with_anchors
 from models.darknet import Darknet

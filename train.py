@@ -25,49 +25,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import check
-from data.affine import Affine
-from data.dataset import Dataset
+from data.augment.affine import Affine
 from data.fingerprint import check_same_data, fingerprint
-from data.loader import eval_loader
+from data.formats.dataset import Dataset
+from data.loading.detection import eval_loader
 from data.training_data import find_data, input_sizes, load_splits, training_batches
 from eval import evaluate_network
-from models.adversarial import SelfAdversary
-from models.averaged import averaged_network, save_best, save_last
-from models.batch_norm import synchronise_batch_norm
 from models.compiling import compile_layers
 from models.darknet import Darknet
-from models.dropblock import add_dropblock
-from models.fitting import fit_memory
+from models.layers.batch_norm import synchronise_batch_norm
 from models.losses.criterion import make_criterion
 from models.losses.darknet import Losses
 from models.losses.rejection import LabelRejection
 from models.ops import has_fused
-from models.training_cfg import adapt_heads, fit_schedule, lengthened, read_cfg, weigh_classes, with_half_rate
-from models.transfer import expect_background, freeze, load_pretrained
+from training.adversarial import SelfAdversary
+from training.auto_batch import fit_memory
+from training.cfg import adapt_heads, fit_schedule, lengthened, read_cfg, weigh_classes, with_half_rate
+from training.checkpoints import averaged_network, save_best, save_last
+from training.checks import run as check
+from training.dropblock import add_dropblock
+from training.ema import make_ema
+from training.flags import parse_train_flags, save_args
+from training.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
+from training.log import RunLog, SilentLog, cut_metrics, evaluation_table, read_metrics
+from training.optim import learning_rate, make_optimizer, set_learning_rate
+from training.pictures import batch_picture, detections_picture, plot_results
+from training.pretrained import expect_background, freeze, load_pretrained
+from training.schedule.intervals import Due
+from training.schedule.regime import Regime, regime_of
+from training.state import TrainingState, decisive
+from training.step import check_loss, in_steps, step, to_input
 from utils import cli
 from utils.atomic import remove_temporaries
 from utils.cfg import Config, format_cfg, load_cfg, parse_cfg
-from utils.cfg_classifier import is_classifier
+from utils.cfg.classifier import is_classifier
 from utils.checkpoint import load_checkpoint
 from utils.device import autocast, make_repeatable, precision_name, resolve_precision
 from utils.distributed import World, join_world
-from utils.divergence import check_loss
-from utils.due import Due
-from utils.ema import make_ema
 from utils.errors import Diverged, UsageError
 from utils.image import write_image
-from utils.layer_updates import LayerUpdates, freeze_weights_beside_batch_norm
-from utils.optim import learning_rate, make_optimizer, set_learning_rate
-from utils.regime import Regime, regime_of
-from utils.results_plot import plot_results
 from utils.run_folder import lock_folder, new_run_folder
-from utils.runlog import RunLog, SilentLog, cut_metrics, evaluation_table, read_metrics
 from utils.signals import StopRequest
-from utils.train_flags import parse_train_flags, save_args
-from utils.training_pictures import batch_picture, detections_picture
-from utils.training_state import TrainingState, decisive
-from utils.training_step import in_steps, step, to_input
 
 LOSS_TERMS = ("loss", "box", "objectness", "classes")
 EVAL_BATCH = 8  # images
@@ -78,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     """Run a training from its flags to its last table."""
     args = parse_train_flags(argv)
     if args.tune:
-        import tune  # late: the trials of a search are trainings of this script
+        from training.search import run as tune  # late: the trials of a search are trainings of this script
 
         return tune.search(args, argv)
     with join_world(args.rank_timeout) as world:

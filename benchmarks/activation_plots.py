@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 
 from benchmarks.activation_runs import REFERENCE, Study
 from benchmarks.intervals import differences, estimate
+from training.log import metric_title
 from utils.atomic import atomic_write
-from utils.runlog import metric_title
 
 POINTS = 60  # of a loss curve: the picture stays small
 Rows = Sequence[Mapping[str, float]]

@@ -10,7 +10,7 @@ from benchmarks.activation_plots import draw_studies
 from benchmarks.activation_runs import REFERENCE, StepCosts, Study, studies_below
 from benchmarks.intervals import Estimate, differences, estimate
 from benchmarks.tables import Report, table
-from utils.runlog import metric_title
+from training.log import metric_title
 
 LAST_PART = 10  # the loss is the mean over this part of the iterations, the last
 PREAMBLE = f"""\

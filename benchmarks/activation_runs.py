@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.training_runs import Run, folder_name
-from utils.runlog import shown_metrics
+from training.log import shown_metrics
 
 ACTIVATIONS = ("leaky", "relu", "swish", "mish")
 REFERENCE = "mish"  # what the others are compared with

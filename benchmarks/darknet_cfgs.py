@@ -16,9 +16,9 @@ from models.darknet import Darknet
 from models.graph import plan
 from models.losses.criterion import make_criterion
 from models.weights import load_darknet_weights, save_darknet_weights
+from training.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.cfg import Config, with_size
 from utils.errors import CfgError
-from utils.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.structures import Targets
 
 _SIDES = (64, 128, 256, 512)

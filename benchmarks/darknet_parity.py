@@ -27,12 +27,12 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from benchmarks.tables import RESULTS, Report, table
-from data.dataset import Dataset, load_dataset
+from data.formats.dataset import Dataset, load_dataset
 from eval import evaluate_network
+from evaluation.flags import PROTOCOLS
 from models import load_network
 from models.darknet import Darknet
 from tests.reference import darknet_detector as reference
-from utils.eval_flags import PROTOCOLS
 from utils.image import read_image
 
 ALLOWED = 0.003  # AP

@@ -18,13 +18,13 @@ import torch
 
 from benchmarks.made_up import made_up
 from benchmarks.tables import RESULTS, Report, table
-from models.batch_norm import synchronise_batch_norm
 from models.darknet import Darknet
+from models.layers.batch_norm import synchronise_batch_norm
 from models.losses.criterion import make_criterion
 from models.ops import has_fused
+from training.optim import make_optimizer
 from utils.cfg import load_cfg, with_net, with_size
 from utils.distributed import World, join_world
-from utils.optim import make_optimizer
 
 BOXES = 6  # in an image
 

@@ -25,26 +25,26 @@ import cv2
 import torch
 
 from benchmarks.tables import RESULTS, Report, table
-from data.augment import Augmentation
-from data.cache import open_cache
-from data.dataset import Dataset, load_dataset
-from data.loader import train_loader
-from data.multi_scale import MultiScale
-from data.reader import ImageCache, SampleReader
+from data.augment.detection import Augmentation
+from data.formats.dataset import Dataset, load_dataset
+from data.loading.cache import open_cache
+from data.loading.detection import train_loader
+from data.loading.multi_scale import MultiScale
+from data.loading.reader import ImageCache, SampleReader
 from utils import cli
 from utils.cfg import load_cfg
-from utils.cfg_heads import Yolo
+from utils.cfg.heads import Yolo
 from utils.structures import Batch
 
 SOURCES = ("files", "memory", "disk")
 STAGES = {  # what is timed: the stage's name, and the function as the one who calls it finds it
-    "data.loader.augmented_sample": "draws and the rest",
-    "data.reader.read_image": "read the file",
+    "data.loading.detection.augmented_sample": "draws and the rest",
+    "data.loading.reader.read_image": "read the file",
     "utils.image._decode_jpeg": "decode",
-    "data.transforms.paint": "geometry and colour",
-    "data.transforms.blur_and_noise": "blur and noise",
-    "data.transforms.place_boxes": "boxes",
-    "data.loader.TrainBatches._make": "collate",
+    "data.augment.transforms.paint": "geometry and colour",
+    "data.augment.transforms.blur_and_noise": "blur and noise",
+    "data.augment.transforms.place_boxes": "boxes",
+    "data.loading.detection.TrainBatches._make": "collate",
 }
 MEASURES = ("measure", "data", "source", "mosaic", "ms_per_image", "images_per_second")
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.tables import RESULTS
+from training.log import read_metrics, shown_metrics
 from utils import cli
-from utils.runlog import read_metrics, shown_metrics
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 

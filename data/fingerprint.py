@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from data.dataset import Dataset
+from data.formats.dataset import Dataset
 from utils.errors import InputError
 
 

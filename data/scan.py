@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.dataset import Dataset
-from data.reader import check_size
+from data.formats.dataset import Dataset
+from data.loading.reader import check_size
 from data.scan_memory import ScanMemory
 from utils.atomic import atomic_write
 from utils.errors import DatasetError, ImageError

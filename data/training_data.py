@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.affine import NO_MOTION, Affine
-from data.augment import Augmentation
-from data.cache import open_cache
-from data.dataset import Dataset, load_dataset
-from data.loader import train_loader
-from data.multi_scale import DynamicMinibatch, FixedMinibatch, MultiScale
-from data.photometric import load_photometric
-from data.reader import Detail
+from data.augment.affine import NO_MOTION, Affine
+from data.augment.contrastive_views import Views
+from data.augment.detection import Augmentation
+from data.augment.photometric import load_photometric
+from data.formats.dataset import Dataset, load_dataset
+from data.loading.cache import open_cache
+from data.loading.detection import train_loader
+from data.loading.multi_scale import DynamicMinibatch, FixedMinibatch, MultiScale
+from data.loading.rank_share import Share, check_divisible
+from data.loading.reader import Detail
 from data.sample import ensure_sample
 from data.scan import scan
-from data.share import Share, check_divisible
-from data.views import Views
 from utils.cfg import Config
-from utils.cfg_heads import Region, Yolo
+from utils.cfg.heads import Region, Yolo
 from utils.memory import available_memory
 from utils.names import read_names
 from utils.structures import Batch
@@ -106,8 +106,8 @@ def training_batches(
         close_mosaic: share of the run, at its end, without mosaic, mixup and copy-paste.
         close_jitter: share of the run, at its end, with whole images, that neither the cfg's keys nor ``affine`` move.
         affine: how each picture is moved.
-        photometric: see `data.photometric.load_photometric`.
-        cache: see `data.cache.open_cache`.
+        photometric: see `data.augment.photometric.load_photometric`.
+        cache: see `data.loading.cache.open_cache`.
         rank, ranks: of several processes that train together, which this is: it gets its share of each mini-batch.
         pin_memory: put them where a GPU can fetch them while it computes.
 

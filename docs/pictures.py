@@ -20,7 +20,7 @@ BOXES = {
     "weights": (0.0, 1.0, "file", ".weights / .pt", "what they have learned"),
     "images": (0.0, 0.0, "file", "images, labels", "COCO, YOLO, Darknet"),
     "network": (2.1, 1.5, "model", "models.darknet", "layers and heads"),
-    "loader": (2.1, 0.0, "data", "data.loader", "mosaic, jitter, colour"),
+    "loader": (2.1, 0.0, "data", "data.loading", "mosaic, jitter, colour"),
     "raw": (4.2, 0.75, "model", "raw heads", "guesses for every cell"),
     "loss": (6.3, 1.5, "model", "targets, losses", "train.py: learn from them"),
     "post": (6.3, 0.0, "model", "decode, NMS", "eval.py, detect.py"),

@@ -10,7 +10,7 @@ import numpy as np
 from models.graph import plan
 from models.shapes import Node
 from utils.cfg import Config
-from utils.cfg_heads import Region
+from utils.cfg.heads import Region
 from utils.errors import UsageError
 
 

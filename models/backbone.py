@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.graph import HEADS, Graph
 from models.shapes import Node
-from utils.cfg_layers import Convolutional, Maxpool, Reorg, Reorg3d, Route, Shortcut, Upsample
+from utils.cfg.layers import Convolutional, Maxpool, Reorg, Reorg3d, Route, Shortcut, Upsample
 
 BACKBONE = "backbone"  # how ``--freeze`` calls it
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from models.gaussian_head import GaussianYoloHead
 from models.graph import absolute
-from models.layers import BatchnormLayer, ConnectedLayer, ConvolutionalLayer, ImplicitLayer
-from models.layers_merging import RouteLayer, SamLayer, ScaleChannelsLayer, ShortcutLayer
-from models.layers_pointwise import (
+from models.heads.gaussian import GaussianYoloHead
+from models.heads.region import RegionHead
+from models.heads.yolo import YoloHead
+from models.layers.merging import RouteLayer, SamLayer, ScaleChannelsLayer, ShortcutLayer
+from models.layers.parametric import BatchnormLayer, ConnectedLayer, ConvolutionalLayer, ImplicitLayer
+from models.layers.pointwise import (
     ActivationLayer,
     DropBlockLayer,
     DropoutLayer,
@@ -18,7 +20,7 @@ from models.layers_pointwise import (
     PassLayer,
     SoftmaxLayer,
 )
-from models.layers_pooling import (
+from models.layers.pooling import (
     AvgpoolLayer,
     CropLayer,
     LocalAvgpoolLayer,
@@ -28,11 +30,8 @@ from models.layers_pooling import (
     ReorgLayer,
     UpsampleLayer,
 )
-from models.region_head import RegionHead
 from models.shapes import Node
-from models.yolo_head import YoloHead
-from utils import cfg_heads as heads
-from utils import cfg_layers as layers
+from utils.cfg import heads, layers
 from utils.structures import Size
 
 Builder = Callable[[Node, Sequence[nn.Module], Size, str], nn.Module]

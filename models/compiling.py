@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.excitation import AssistedExcitation
-from models.layers_pointwise import DropBlockLayer
+from models.layers.excitation import AssistedExcitation
+from models.layers.pointwise import DropBlockLayer
 from models.ops import PackedConv2d, get_ops
 from models.ops.extension import side
 

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batch_norm import CrossMiniBatchNorm2d
 from models.build import build_layer
-from models.excitation import AssistedExcitation
 from models.graph import Graph, plan
-from models.layers import ConvolutionalLayer
-from models.layers_merging import ShortcutLayer
-from models.layers_pointwise import DropBlockLayer
+from models.heads.yolo import DetectionHead
+from models.layers.batch_norm import CrossMiniBatchNorm2d
+from models.layers.excitation import AssistedExcitation
+from models.layers.merging import ShortcutLayer
+from models.layers.parametric import ConvolutionalLayer
+from models.layers.pointwise import DropBlockLayer
 from models.postprocess import postprocess
 from models.summary import summary
-from models.yolo_head import DetectionHead
 from utils.cfg import Config
-from utils.cfg_layers import Connected
+from utils.cfg.layers import Connected
 from utils.image import network_input, read_image
 from utils.structures import Detections, Size, Targets
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from models.shapes import MisfitError, Node, Shape, UnevenError, measure
 from utils.cfg import Config
-from utils.cfg_heads import Contrastive, GaussianYolo, Region, Yolo
-from utils.cfg_layers import (
+from utils.cfg.heads import Contrastive, GaussianYolo, Region, Yolo
+from utils.cfg.layers import (
     Convolutional,
     Cost,
     Implicit,
@@ -20,7 +20,7 @@ from utils.cfg_layers import (
     Softmax,
     Unsupported,
 )
-from utils.cfg_net import Net
+from utils.cfg.net import Net
 from utils.errors import CfgError
 
 MAX_PARAMETERS = 2**30  # 4 GiB of float32

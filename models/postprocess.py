@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.yolo_head import Candidates, DetectionHead
+from models.heads.yolo import Candidates, DetectionHead
 from utils.boxes import clip_boxes
 from utils.nms import nms
 from utils.structures import Detections, Letterbox

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from evaluation.flags import parse_eval_flags
+from inference.flags import parse_detect_flags
 from models import describe_network
 from models.graph import plan
-from models.training_cfg import cfg_of_flags
 from models.weights_file import check_length, layer_lengths, num_floats
+from training.cfg import cfg_of_flags
+from training.flags import parse_train_flags
 from utils.cfg import Config, load_cfg, with_classes, with_size
-from utils.cfg_heads import Region, Yolo
+from utils.cfg.heads import Region, Yolo
 from utils.checkpoint_archive import check_archive
-from utils.detect_flags import parse_detect_flags
 from utils.errors import CfgError
-from utils.eval_flags import parse_eval_flags
 from utils.export_flags import parse_export_flags
 from utils.names import read_names
 from utils.structures import Size
-from utils.train_flags import parse_train_flags
 
 
 def preview_training(argv: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ def _with_fitting_filters(config: Config) -> Config:
 
 
 def _check_pretrained(path: Path, config: Config, original: Config) -> None:
-    """Refuse what `models.transfer.load_pretrained` would for whatever number of classes the data has."""
+    """Refuse what `training.pretrained.load_pretrained` would for whatever number of classes the data has."""
     if path.suffix == ".pt":
         check_archive(path, contents=False)
     elif not _may_begin(config, num_floats(path)):

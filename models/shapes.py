@@ -6,8 +6,8 @@ import functools
 import math
 from dataclasses import dataclass
 
-from utils.cfg_heads import Region, Yolo
-from utils.cfg_layers import (
+from utils.cfg.heads import Region, Yolo
+from utils.cfg.layers import (
     Avgpool,
     Batchnorm,
     Connected,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.graph import Graph
 from models.shapes import Node, Shape
-from utils.cfg_layers import Convolutional, LocalAvgpool, Maxpool, Upsample
+from utils.cfg.layers import Convolutional, LocalAvgpool, Maxpool, Upsample
 
 _ROW = "{:>5}  {:<15} {:>7}  {:<13} {:>18} -> {:<18} {:>12} {:>8}"
 

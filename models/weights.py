@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.layers import ConnectedLayer
+from models.layers.parametric import ConnectedLayer
 from models.weights_file import VERSION, check_length, loaded_arrays
 from utils.atomic import atomic_write
 from utils.errors import WeightsError

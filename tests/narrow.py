@@ -6,8 +6,8 @@ import dataclasses
 from itertools import zip_longest
 
 from utils.cfg import Config
-from utils.cfg_heads import Yolo
-from utils.cfg_layers import Convolutional
+from utils.cfg.heads import Yolo
+from utils.cfg.layers import Convolutional
 
 
 def narrow(config: Config, divisor: int, *, least: int = 8) -> Config:

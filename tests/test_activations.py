@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.activations import ACTIVATIONS, activate, activate_
-from utils import cfg_layers
+from models.layers.activations import ACTIVATIONS, activate, activate_
+from utils.cfg import layers
 
 POINTS = [-30.0, -5.0, -4.5, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.3, 1.0, 1.5, 2.5, 3.0, 4.5, 5.0, 7.0, 30.0]
 
@@ -67,7 +67,7 @@ def test_over_channels() -> None:
 
 
 def test_every_name_a_cfg_may_use_is_there() -> None:
-    assert set(cfg_layers.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(layers.ACTIVATIONS) == set(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

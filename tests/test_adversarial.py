@@ -1,4 +1,4 @@
-"""models.adversarial: deltas by hand, what changes and what must not."""
+"""training.adversarial: deltas by hand, what changes and what must not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.adversarial import SelfAdversary, alter, vanishing_delta
 from models.darknet import Darknet
 from models.losses.darknet import DarknetLoss
+from training.adversarial import SelfAdversary, alter, vanishing_delta
 from utils.cfg import parse_cfg
 from utils.errors import UsageError
 from utils.structures import Targets

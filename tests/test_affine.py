@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data.affine import Affine, visible_part, warp
+from data.augment.affine import Affine, visible_part, warp
 from tests.contracts import assert_painted, painted_sample, painted_samples
 from utils.structures import Sample
 

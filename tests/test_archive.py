@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data import archive as archive_module
-from data.archive import extract
+from data.get_coco import archive as archive_module
+from data.get_coco.archive import extract
 from utils.errors import EnvironmentFault, InputError
 
 

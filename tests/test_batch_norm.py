@@ -1,4 +1,4 @@
-"""models.batch_norm: statistics across the mini-batches of a step, against Darknet's formulas in a loop."""
+"""models.layers.batch_norm: statistics across the mini-batches of a step, against Darknet's formulas in a loop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.batch_norm import CrossMiniBatchNorm2d, batch_norm
 from models.darknet import Darknet
+from models.layers.batch_norm import CrossMiniBatchNorm2d, batch_norm
 from utils.cfg import parse_cfg
 
 

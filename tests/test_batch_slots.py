@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch_loader import BatchLoader, minibatches_ahead, reading_marks
-from data.batch_slots import BatchSlots, InSlot
-from data.dataset import Dataset
+from data.formats.dataset import Dataset
+from data.loading.batch_loader import BatchLoader, minibatches_ahead, reading_marks
+from data.loading.batch_slots import BatchSlots, InSlot
 from utils.structures import Batch, Targets
 
 NO_TARGETS = Targets(*(torch.zeros(0) for _ in range(4)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import loader
-from data import transforms
+from data.augment import transforms
 from tests.painted import write_painted
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from data import cache as cache_module
-from data.cache import DiskCache, MemoryCache, RecentImages, open_cache
-from data.dataset import Dataset
-from data.reader import Detail, SampleReader
+from data.formats.dataset import Dataset
+from data.loading import cache as cache_module
+from data.loading.cache import DiskCache, MemoryCache, RecentImages, open_cache
+from data.loading.reader import Detail, SampleReader
 from utils.errors import EnvironmentFault
 from utils.image import read_image, write_image
 from utils.structures import ImageRecord

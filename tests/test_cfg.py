@@ -12,24 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import cfg_values as values
 from utils.cfg import (
     Config,
     find_cfg,
     format_cfg,
     load_cfg,
     parse_cfg,
+    values,
     with_activation,
     with_classes,
     with_counters,
     with_net,
     with_size,
 )
-from utils.cfg_heads import GaussianYolo, Region, Yolo
-from utils.cfg_layers import ACTIVATIONS, Convolutional, Maxpool, Route, Shortcut, Unsupported
-from utils.cfg_net import Net
-from utils.cfg_options import Options
-from utils.cfg_sections import ALIASES, SECTIONS, UNSUPPORTED
+from utils.cfg.heads import GaussianYolo, Region, Yolo
+from utils.cfg.layers import ACTIVATIONS, Convolutional, Maxpool, Route, Shortcut, Unsupported
+from utils.cfg.net import Net
+from utils.cfg.options import Options
+from utils.cfg.sections import ALIASES, SECTIONS, UNSUPPORTED
 from utils.errors import CfgError
 
 CONV = "[convolutional]\nfilters=8\nsize=3\npad=1\nactivation=mish\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.cfg import load_cfg, parse_cfg, with_activation, with_classes
-from utils.cfg_classifier import check_trainable, class_layer, is_classifier
+from utils.cfg.classifier import check_trainable, class_layer, is_classifier
 from utils.errors import CfgError
 
 NET = "[net]\nwidth=32\nheight=32\nchannels=3\n"

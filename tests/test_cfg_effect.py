@@ -1,12 +1,12 @@
-"""utils.cfg_effect: what changes nothing is said, what is a default is not."""
+"""utils.cfg.effect: what changes nothing is said, what is a default is not."""
 
 from __future__ import annotations
 
 import pytest
 
 from utils.cfg import parse_cfg
-from utils.cfg_edit import with_net
-from utils.cfg_effect import keys_without_effect
+from utils.cfg.edit import with_net
+from utils.cfg.effect import keys_without_effect
 
 SIZE = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 DETECTOR = SIZE + "batch=8\nsubdivisions=4\n{keys}\n[convolutional]\nfilters=6\n[yolo]\n"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.cfg import CFG_FOLDER, format_cfg, load_cfg, parse_cfg, with_activation, with_classes, with_net
-from utils.cfg_heads import Yolo
-from utils.cfg_layers import Convolutional, Unsupported
+from utils.cfg.heads import Yolo
+from utils.cfg.layers import Convolutional, Unsupported
 from utils.errors import CfgError
 
 OURS = sorted(CFG_FOLDER.glob("*.cfg"))

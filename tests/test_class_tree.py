@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.class_tree import ClassTree, find_class_file, read_class_map, read_class_tree
+from models.heads.class_tree import ClassTree, find_class_file, read_class_map, read_class_tree
 from utils.errors import CfgError
 
 # animal    -> dog -> (terrier, hound), cat

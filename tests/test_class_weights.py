@@ -1,4 +1,4 @@
-"""utils.class_weights: what --class-weights means, and that every loss goes by it."""
+"""training.class_weights: what --class-weights means, and that every loss goes by it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from models.darknet import Darknet
 from models.losses.class_delta import class_multipliers
 from models.losses.classification import ClassificationLoss
 from models.losses.criterion import make_criterion
+from training.class_weights import as_counts, class_weights, weights_line
 from utils.cfg import parse_cfg, with_counters
-from utils.class_weights import as_counts, class_weights, weights_line
 from utils.errors import InputError, UsageError
 from utils.structures import Targets
 

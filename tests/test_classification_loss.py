@@ -1,4 +1,4 @@
-"""models.losses.classification and models.classifier: cross-entropy by hand, and cfgs that no labels can teach."""
+"""models.losses.classification and training.cfg: cross-entropy by hand, and cfgs that no labels can teach."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from models.classifier import adapt_classes
 from models.losses.classification import ClassificationLoss
+from training.cfg import adapt_classes
 from utils.cfg import load_cfg, parse_cfg
 from utils.errors import CfgError
 

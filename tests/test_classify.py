@@ -20,15 +20,15 @@ import detect
 import eval as evaluation
 import train
 from models.darknet import Darknet
-from models.transfer import load_pretrained
 from models.weights import load_darknet_weights, save_darknet_weights
+from training.log import read_metrics
+from training.pretrained import load_pretrained
 from utils import cli
 from utils.cfg import load_cfg, parse_cfg
 from utils.checkpoint import load_checkpoint
 from utils.errors import Diverged, InputError, UsageError
 from utils.image import write_image
 from utils.keyed_random import keyed_rng
-from utils.runlog import read_metrics
 
 ITERATIONS = 12  # of the runs that are stopped and resumed
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.colour import Colour, ColourRange, add_noise, apply_colour, blur, shift_hsv
-from data.kernels import kernels
+from data.augment.colour import Colour, ColourRange, add_noise, apply_colour, blur, shift_hsv
+from data.augment.kernels import kernels
 from tests.reference.pixels import exactly_shifted
 
 NO_BOXES = np.zeros((0, 4), np.float32)
@@ -23,7 +23,7 @@ def noisy(height: int = 40, width: int = 50) -> np.ndarray:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to change colours."""
     if request.param == "OpenCV":
-        monkeypatch.setattr("data.colour.kernels", lambda: None)
+        monkeypatch.setattr("data.augment.colour.kernels", lambda: None)
     elif kernels() is None:
         pytest.skip("nothing compiles here")
     return request.param

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.confusion import confusion_matrix, match_image, match_images
+from evaluation.confusion import confusion_matrix, match_image, match_images
 from utils.structures import Detections, ImageRecord
 
 A, B, C = [0, 0, 40, 40], [100, 0, 140, 40], [0, 100, 40, 140]

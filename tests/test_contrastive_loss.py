@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models.heads.yolo import YoloHead
 from models.losses.contrastive import ContrastiveLoss, contrastive_delta, embeddings
-from models.yolo_head import YoloHead
 from tests.reference import contrastive_delta as slow
-from utils.cfg_heads import Contrastive, Yolo
+from utils.cfg.heads import Contrastive, Yolo
 from utils.structures import Targets, TrackedTargets
 
 ANCHORS = ((8, 8), (16, 16), (40, 40))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.copy_paste import Paste, apply_pastes, sample_pastes
+from data.augment.copy_paste import Paste, apply_pastes, sample_pastes
 from tests.contracts import painted_sample, painted_samples
 from utils.structures import Sample
 

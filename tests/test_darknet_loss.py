@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.heads.region import RegionHead
+from models.heads.yolo import YoloHead
 from models.losses.darknet import DarknetLoss
-from models.region_head import RegionHead
-from models.yolo_head import YoloHead
 from tests.reference.yolo_delta import YoloLayer
-from utils.cfg_heads import Region, Yolo
+from utils.cfg.heads import Region, Yolo
 from utils.errors import UsageError
 from utils.structures import Targets
 

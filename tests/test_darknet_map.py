@@ -1,4 +1,4 @@
-"""utils.darknet_map against slow loops and hand arithmetic."""
+"""evaluation.darknet_map against slow loops and hand arithmetic."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation import darknet_map as module
+from evaluation.box_table import BoxTable
+from evaluation.coco_files import read_tables
+from evaluation.darknet_map import POINTS, DarknetMap, ProposalRecall, darknet_map, proposal_recall
 from tests.reference import darknet_map as slow
 from tests.reference.darknet_map import Box
-from utils import darknet_map as module
-from utils.box_table import BoxTable
-from utils.coco_files import read_tables
-from utils.darknet_map import POINTS, DarknetMap, ProposalRecall, darknet_map, proposal_recall
 from utils.errors import InputError, UsageError
 
 NAMES = ["cat", "dog", "owl"]

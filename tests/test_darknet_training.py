@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from models.darknet import Darknet
+from models.heads.yolo import YoloHead
 from models.losses.darknet import DarknetLoss
 from models.weights import load_darknet_weights, save_darknet_weights
-from models.yolo_head import YoloHead
 from tests.golden_cases import FOLDER, load_recipe, some, training_cases, write_weights
+from training.optim import learning_rate, make_optimizer, set_learning_rate
 from utils.boxes import cxcywh_to_xyxy
 from utils.cfg import load_cfg
-from utils.cfg_layers import Convolutional, Route, Shortcut
-from utils.optim import learning_rate, make_optimizer, set_learning_rate
+from utils.cfg.layers import Convolutional, Route, Shortcut
 from utils.structures import Size, Targets
 
 _TRAINING = FOLDER / "training"

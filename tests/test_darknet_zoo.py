@@ -14,7 +14,7 @@ from benchmarks.darknet_cfgs import as_planned, keeps_weights, learns, represent
 from models.darknet import Darknet
 from models.graph import plan
 from utils.cfg import Config, load_cfg, parse_cfg
-from utils.cfg_layers import Unsupported
+from utils.cfg.layers import Unsupported
 from utils.errors import CfgError
 
 _DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "zoo"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import Dataset, load_dataset
-from data.reader import ALL_DETAIL, NOT_READING, Detail, SampleReader, check_size
+from data.formats.dataset import Dataset, load_dataset
+from data.loading.reader import ALL_DETAIL, NOT_READING, Detail, SampleReader, check_size
 from utils.errors import DatasetError, ImageError, InputError
 from utils.image import write_image
 from utils.structures import ImageRecord

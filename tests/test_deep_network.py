@@ -11,8 +11,8 @@ import torch
 import train
 from data.sample.make import make_sample
 from tests.narrow import narrow
+from training.log import read_metrics
 from utils.cfg import format_cfg, load_cfg, with_net, with_yolo
-from utils.runlog import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.description import read_data_file, read_yaml
+from data.formats.description import read_data_file, read_yaml
 from utils.errors import DatasetError, InputError
 
 

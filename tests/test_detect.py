@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import detect
-from data.live import LiveStream
+from inference.live import LiveStream
 from models.darknet import Darknet
 from models.weights import save_darknet_weights
 from tests.clips import numbered, write_clip

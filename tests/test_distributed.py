@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import eval
-from data.dataset import load_dataset
+from data.formats.dataset import load_dataset
 from data.training_data import training_batches
-from models.batch_norm import batch_norm, synchronise_batch_norm
 from models.darknet import Darknet
-from models.layers_pointwise import DropoutLayer
+from models.layers.batch_norm import batch_norm, synchronise_batch_norm
+from models.layers.pointwise import DropoutLayer
 from models.losses.darknet import DarknetLoss
 from models.ops.synced_batch_norm import SyncedBatchNorm2d
 from models.weights import save_darknet_weights

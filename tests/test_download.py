@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data import download as download_module
-from data.download import Remote, download
+from data.get_coco import download as download_module
+from data.get_coco.download import Remote, download
 from tests.local_server import Site, serve
 from utils.errors import EnvironmentFault, InputError
 from utils.keyed_random import keyed_rng

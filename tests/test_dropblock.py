@@ -1,4 +1,4 @@
-"""models.dropblock: blocks before every head, and nothing else changes."""
+"""training.dropblock: blocks before every head, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.darknet import Darknet
-from models.dropblock import add_dropblock
-from models.layers_pointwise import DropBlockLayer
+from models.layers.pointwise import DropBlockLayer
 from models.weights import load_darknet_weights, save_darknet_weights
+from training.dropblock import add_dropblock
 from utils.cfg import parse_cfg
 from utils.errors import UsageError
 

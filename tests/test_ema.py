@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.cfg_net import Net
-from utils.ema import DarknetEma, Ema, make_ema
+from training.ema import DarknetEma, Ema, make_ema
+from utils.cfg.net import Net
 from utils.errors import UsageError
 
 

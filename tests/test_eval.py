@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import eval as eval_script
+from evaluation.coco import evaluate
+from evaluation.coco_files import evaluate_files
 from models.darknet import Darknet
 from models.weights import save_darknet_weights
 from utils import cli
 from utils.cfg import parse_cfg
-from utils.coco_eval import evaluate
-from utils.coco_files import evaluate_files
 from utils.errors import InputError, UsageError, UserError
 from utils.structures import Detections, ImageRecord
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.darknet import Darknet
-from models.excitation import AssistedExcitation, covered
+from models.layers.excitation import AssistedExcitation, covered
 from utils.cfg import parse_cfg
 from utils.structures import Targets
 

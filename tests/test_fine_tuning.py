@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import train
-from models.transfer import load_pretrained
 from models.weights import save_darknet_weights
 from tests.painted import CFG, write_painted
+from training.log import read_metrics
+from training.pretrained import load_pretrained
 from utils.cfg import load_cfg
 from utils.checkpoint import load_checkpoint
 from utils.errors import UsageError
-from utils.runlog import read_metrics
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.dataset import Dataset
 from data.fingerprint import check_same_data, fingerprint
+from data.formats.dataset import Dataset
 from utils.errors import InputError
 from utils.structures import ImageRecord
 

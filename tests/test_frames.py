@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.frames import ImageFiles, VideoFile
+from inference.frames import ImageFiles, VideoFile
 from tests.clips import number_of, write_clip
 from utils.errors import InputError
 from utils.image import write_image

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.gaussian_head import GaussianYoloHead
+from models.heads.gaussian import GaussianYoloHead
 from models.losses.gaussian import GaussianLoss
 from tests.reference.gaussian_delta import GaussianLayer
-from utils.cfg_heads import GaussianYolo
+from utils.cfg.heads import GaussianYolo
 from utils.structures import Targets
 
 GRID, SIZE = (8, 12), (64, 96)

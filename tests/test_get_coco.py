@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data import get_coco
-from data.dataset import load_dataset
-from data.download import Remote
-from data.get_coco import Archive, archives, fetch
+from data.formats.dataset import load_dataset
+from data.get_coco import __main__ as get_coco
+from data.get_coco.__main__ import Archive, archives, fetch
+from data.get_coco.download import Remote
 from tests.local_server import Site, serve
 from utils.errors import EnvironmentFault, InputError, UsageError
 
@@ -130,11 +130,12 @@ def test_the_official_table() -> None:
     assert {len(bytes.fromhex(item.remote.sha256)) for item in (annotation, train, val)} == {32}
 
 
-@pytest.mark.parametrize("command", [["data/get_coco.py"], ["-m", "data.get_coco"]])
-def test_it_runs_by_path_and_by_name(command: list[str], tmp_path: Path) -> None:
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
     with serve(Site({})) as empty:
         arguments = ["--out", str(tmp_path), "--address", empty.address, "--split", "val"]
-        done = subprocess.run([sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "data.get_coco", *arguments], cwd=ROOT, capture_output=True, text=True
+        )
     assert done.returncode == 4
     assert done.stderr.startswith("yolov4: error: http://127.0.0.1") and "404" in done.stderr
     assert len(done.stderr.splitlines()) == 1

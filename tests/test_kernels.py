@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import kernels as module
-from data.colour import shift_hsv
-from data.kernels import in_rows, kernels
-from data.resize import resize_into
+from data.augment import kernels as module
+from data.augment.colour import shift_hsv
+from data.augment.kernels import in_rows, kernels
+from data.augment.resize import resize_into
 from utils.compiler import CACHE_VARIABLE
 
 
@@ -32,7 +32,7 @@ def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def test_without_a_compiler_one_line_says_so(
     forgotten: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("data.kernels.cxx_compiler", lambda: "/bin/false")
+    monkeypatch.setattr("data.augment.kernels.cxx_compiler", lambda: "/bin/false")
     image, small = noisy(), np.zeros((9, 9, 3), np.uint8)
     for _ in range(3):
         shift_hsv(image, 0.1, 1, 1)

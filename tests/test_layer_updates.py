@@ -1,4 +1,4 @@
-"""utils.layer_updates: the keys of single layers around an optimiser step."""
+"""training.layer_updates: the keys of single layers around an optimiser step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.darknet import Darknet
+from training.layer_updates import LayerUpdates, drop_not_finite, freeze_weights_beside_batch_norm
+from training.optim import make_optimizer, parameter_groups
 from utils.cfg import parse_cfg
-from utils.layer_updates import LayerUpdates, drop_not_finite, freeze_weights_beside_batch_norm
-from utils.optim import make_optimizer, parameter_groups
 
 NET = "[net]\nwidth=8\nheight=8\nchannels=3\nbatch=1\nburn_in=10\nlearning_rate=.5\ndecay=.1\nmomentum=.9\n"
 NORMALIZED = "[convolutional]\nbatch_normalize=1\nfilters=2\nsize=1\nactivation=linear\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.darknet import Darknet
-from models.layers import DarknetConv2d, normalize_and_activate
+from models.layers.parametric import DarknetConv2d, normalize_and_activate
 from utils.cfg import parse_cfg
 
 KEEP = "[convolutional]\nfilters={0}\nsize=1\nactivation=linear\n"  # a layer that can be routed to

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import live
-from data.live import LiveStream, open_camera, open_stream
+from inference import live
+from inference.live import LiveStream, open_camera, open_stream
 from tests.clips import number_of, numbered, write_clip
 from utils.errors import EnvironmentFault
 

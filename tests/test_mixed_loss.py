@@ -16,7 +16,7 @@ from models.losses.contrastive import ContrastiveLoss
 from models.losses.criterion import make_criterion
 from models.losses.darknet import DarknetLoss
 from models.losses.gaussian import GaussianLoss
-from models.losses.mixture import MixedLoss
+from models.losses.mixed import MixedLoss
 from models.losses.region import RegionLoss
 from models.postprocess import postprocess
 from models.weights import load_darknet_weights, save_darknet_weights

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.mosaic import Mosaic, WideMosaic, _to_corner
-from data.transforms import Crop, Geometry
+from data.augment.mosaic import Mosaic, WideMosaic, _to_corner
+from data.augment.transforms import Crop, Geometry
 from tests.contracts import assert_painted, painted_sample, painted_samples
 from utils.structures import Sample
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.compiling import compile_layers
 from models.darknet import Darknet
-from models.layers import BinaryConv2d
+from models.layers.parametric import BinaryConv2d
 from models.ops import PackedConv2d, extension, native, set_ops
 from models.ops.registration import ops
 from tests.painted import CFG

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ops_cases import needs_fused
 from torch import Tensor, nn
 
-from models.batch_norm import synchronise_batch_norm
+from models.layers.batch_norm import synchronise_batch_norm
 from models.ops import batch_norm_act
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from utils.cfg_net import Net
-from utils.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from training.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from utils.cfg.net import Net
 
 
 class Layers(nn.Module):

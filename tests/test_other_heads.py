@@ -11,7 +11,7 @@ import detect
 import eval as eval_script
 import train
 from tests.painted import CFG, write_painted
-from utils.runlog import read_metrics
+from training.log import read_metrics
 
 BODY = CFG[: CFG.index("[convolutional]\nfilters=14")]
 LAST = "[convolutional]\nfilters={}\nactivation=linear\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.photometric import Photometric, default_photometric, load_photometric
+from data.augment.photometric import Photometric, default_photometric, load_photometric
 from utils.errors import InputError, UsageError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from utils.pipeline import background
+from inference.pipeline import background
 
 
 def test_keeps_order_and_everything() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.heads.yolo import YoloHead
 from models.postprocess import postprocess
-from models.yolo_head import YoloHead
-from utils.cfg_heads import Yolo
+from utils.cfg.heads import Yolo
 from utils.structures import Letterbox
 
 SAME = Letterbox(1.0, 1.0, 0.0, 0.0, (32, 32), (32, 32))

@@ -1,4 +1,4 @@
-"""models.precise_bn: statistics that belong to the weights, which running ones in a deep network do not."""
+"""training.precise_bn: statistics that belong to the weights, which running ones in a deep network do not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.precise_bn import measure_statistics
 from tests.narrow import narrow
+from training.precise_bn import measure_statistics
 from utils.cfg import load_cfg, parse_cfg, with_classes, with_size
 
 HEADER = "[net]\nwidth=8\nheight=8\nchannels=3\n"

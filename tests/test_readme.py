@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.flags import parse_eval_flags
+from inference.flags import parse_detect_flags
 from models.graph import plan
+from training.flags import parse_train_flags
 from utils.cfg import load_cfg
-from utils.detect_flags import parse_detect_flags
-from utils.eval_flags import parse_eval_flags
 from utils.export_flags import parse_export_flags
-from utils.train_flags import parse_train_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -10,8 +10,8 @@ import torch
 
 import train
 from tests.painted import write_painted
+from training.log import read_metrics
 from utils.checkpoint import load_checkpoint
-from utils.runlog import read_metrics
 
 QUIET = "--device cpu --workers 0 --precision fp32 --no-scan"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from models.training_cfg import fit_schedule, read_cfg
+from training.cfg import fit_schedule, read_cfg
+from training.flags import parse_train_flags, save_args
+from training.recipes import RECIPES
+from training.schedule.regime import Regime, regime_of
 from utils.cfg import load_cfg, parse_cfg, with_yolo
-from utils.cfg_heads import Yolo
+from utils.cfg.heads import Yolo
 from utils.errors import CfgError, UsageError
-from utils.recipes import RECIPES
-from utils.regime import Regime, regime_of
-from utils.train_flags import parse_train_flags, save_args
 
 BASE = ["--cfg", "yolov4-tiny-mish.cfg"]
 

@@ -1,4 +1,4 @@
-"""utils.regime: what depth and number of images decide where nobody else does."""
+"""training.schedule.regime: what depth and number of images decide where nobody else does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from models.training_cfg import fit_schedule, read_cfg
+from training.cfg import fit_schedule, read_cfg
+from training.flags import parse_train_flags
+from training.schedule.regime import Regime, choose_regime, depth, is_deep, regime_of
 from utils.cfg import load_cfg
-from utils.regime import Regime, choose_regime, depth, is_deep, regime_of
-from utils.train_flags import parse_train_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 DEEP = Regime("adamw", 10.0, 200, by_depth=True)

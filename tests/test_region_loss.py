@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.heads.region import RegionHead
 from models.losses.region import RegionLoss
-from models.region_head import RegionHead
 from tests.reference.region_delta import RegionLayer
-from utils.cfg_heads import Region
+from utils.cfg.heads import Region
 from utils.structures import Targets
 
 GRID, SIZE, STRIDE = (5, 7), (80, 112), 16

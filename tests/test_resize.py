@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.colour import Colour, apply_colour
-from data.kernels import kernels
-from data.resize import resize_into
+from data.augment.colour import Colour, apply_colour
+from data.augment.kernels import kernels
+from data.augment.resize import resize_into
 from tests.reference.pixels import bilinear, exactly_shifted
 
 SIDES = st.one_of(st.integers(1, 9), st.integers(10, 90))
@@ -20,7 +20,7 @@ SIDES = st.one_of(st.integers(1, 9), st.integers(10, 90))
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to resize."""
     if request.param == "OpenCV":
-        monkeypatch.setattr("data.resize.kernels", lambda: None)
+        monkeypatch.setattr("data.augment.resize.kernels", lambda: None)
     elif kernels() is None:
         pytest.skip("nothing compiles here")
     return request.param

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.dataset import load_dataset
+from data.formats.dataset import load_dataset
 from data.sample import NAMES, ensure_sample, is_sample, make, make_sample, pool
 from data.sample import __main__ as script
 from data.sample.clip import _rolled, draw_frame, render_clip

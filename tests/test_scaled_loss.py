@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from models.darknet import Darknet
+from models.heads.yolo import YoloHead
 from models.losses import scaled
 from models.losses.criterion import make_criterion
 from models.losses.darknet import DarknetLoss
 from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
-from models.yolo_head import YoloHead
 from tests.reference import scaled_loss as slow
 from utils.cfg import parse_cfg
-from utils.cfg_heads import Yolo
+from utils.cfg.heads import Yolo
 from utils.errors import UsageError
 from utils.structures import Targets
 

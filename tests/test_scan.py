@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from data import scan as scan_module
-from data.dataset import Dataset
+from data.formats.dataset import Dataset
 from data.scan import BoxCounts, mend_boxes, scan
 from utils.errors import DatasetError
 from utils.image import printable, write_image

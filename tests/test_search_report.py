@@ -1,4 +1,4 @@
-"""utils.search_report and utils.search_plot: the order of trials, influences by hand, table, csv and picture."""
+"""training.search.report and training.search.plot: the order of trials, influences by hand, table, csv and picture."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training.search.plot import plot_search
+from training.search.report import influence, ranked, search_table, write_csv
+from training.search.space import SPACE
+from training.search.study import COMPLETE, DIVERGED, PRUNED, Trial
 from utils.image import read_image
-from utils.search_plot import plot_search
-from utils.search_report import influence, ranked, search_table, write_csv
-from utils.search_space import SPACE
-from utils.search_study import COMPLETE, DIVERGED, PRUNED, Trial
 
 BY_NAME = {parameter.name: parameter for parameter in SPACE}
 RATE, LOSS, BOX = (BY_NAME[name] for name in ("learning_rate", "loss", "box"))

@@ -1,4 +1,4 @@
-"""utils.search_space: the table, what of it a training can use, and the flags that come out."""
+"""training.search.space: the table, what of it a training can use, and the flags that come out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.training_cfg import read_cfg
-from utils.errors import UsageError
-from utils.search_space import (
+from training.cfg import read_cfg
+from training.flags import parse_train_flags
+from training.search.space import (
     BOXES,
     DARKNET,
     GROUPS,
@@ -25,7 +25,7 @@ from utils.search_space import (
     matters,
     search_space,
 )
-from utils.train_flags import parse_train_flags
+from utils.errors import UsageError
 
 BASE = ["--cfg", "yolov4-tiny-mish.cfg"]
 ANY = Situation("darknet", frozenset((HEADS, SGD, BOXES, WEIGHTED)))

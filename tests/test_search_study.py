@@ -1,4 +1,4 @@
-"""utils.search_study: trials are proposed, ended, given up, and proposed again after a stop."""
+"""training.search.study: trials are proposed, ended, given up, and proposed again after a stop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from training.search.space import SPACE
+from training.search.study import COMPLETE, DIVERGED, PRUNED, Study, Trial
 from utils.errors import EnvironmentFault
-from utils.search_space import SPACE
-from utils.search_study import COMPLETE, DIVERGED, PRUNED, Study, Trial
 
 SOME = tuple(parameter for parameter in SPACE if parameter.name in ("learning_rate", "loss", "box"))
 BASELINE = {"learning_rate": 0.001, "loss": "darknet", "box": 0.07}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
-from models.targets import learnable_truth
-from models.targets_by_shape import Matches
-from models.targets_simota import Candidate, choose, rank_within
+from models.targets.by_shape import Matches
+from models.targets.darknet import learnable_truth
+from models.targets.simota import Candidate, choose, rank_within
 from tests.test_scaled_loss import random_raws, random_targets, two_heads
 
 

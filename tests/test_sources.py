@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.frames import ImageFiles, VideoFile
-from data.live import LiveStream
-from data.sources import open_sources
+from inference.frames import ImageFiles, VideoFile
+from inference.live import LiveStream
+from inference.sources import open_sources
 from tests.clips import write_clip
 from utils.errors import InputError
 from utils.image import write_image

@@ -1,4 +1,4 @@
-"""utils.speed: milliseconds for an image, by stage and altogether."""
+"""evaluation.speed: milliseconds for an image, by stage and altogether."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from utils.speed import Speed, Stopwatch, speed_of
+from evaluation.speed import Speed, Stopwatch, speed_of
 
 
 def test_a_stage_takes_what_all_processes_spent_and_the_slowest_sets_the_pace() -> None:

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.targets import learnable_truth
-from models.targets_by_shape import assign_by_shape
-from models.yolo_head import YoloHead
+from models.heads.yolo import YoloHead
+from models.targets.by_shape import assign_by_shape
+from models.targets.darknet import learnable_truth
 from tests.reference import scaled_loss as slow
-from utils.cfg_heads import Yolo
+from utils.cfg.heads import Yolo
 from utils.structures import Targets
 
 SIZE = (64, 128)  # H, W; fractions of it are exact in binary

@@ -1,4 +1,4 @@
-"""utils.topk: shares counted by hand, ties, and a slow loop."""
+"""evaluation.topk: shares counted by hand, ties, and a slow loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.topk import ClassAccuracy, TopKCounter, label_ranks
+from evaluation.topk import ClassAccuracy, TopKCounter, label_ranks
 
 
 def test_shares_counted_by_hand() -> None:

@@ -24,17 +24,17 @@ import torch
 
 import export
 import train
-from data.dataset import load_dataset
+from data.formats.dataset import load_dataset
 from eval import evaluate_network
 from models import load_network
 from models.losses.darknet import DarknetLoss
 from tests.painted import CFG, NAMES, write_painted
+from training.log import RunLog, read_metrics
 from utils import cli
 from utils.cfg import load_cfg, parse_cfg
 from utils.checkpoint import load_checkpoint
 from utils.errors import CfgError, Diverged, EnvironmentFault, InputError, UsageError, WeightsError
 from utils.image import read_image
-from utils.runlog import RunLog, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 24  # of the runs that are stopped and resumed
@@ -290,7 +290,7 @@ def test_a_whole_process_group_is_ended_and_the_run_goes_on_exactly(
 def test_saving_takes_no_part_in_what_is_computed(
     painted: Path, tmp_path: Path, unbroken: tuple[str, list], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.due._SAVE_SECONDS", 0)
+    monkeypatch.setattr("training.schedule.intervals._SAVE_SECONDS", 0)
     train.main(exact_flags(painted, tmp_path / "run"))
     assert fingerprint(tmp_path / "run") == unbroken
 

@@ -20,8 +20,8 @@ import train
 from models.compiling import compile_layers
 from tests.painted import write_painted
 from tests.ranks import PATIENCE, ROOT, Ranks, scripts
+from training.log import RunLog, read_metrics
 from utils.checkpoint import load_checkpoint
-from utils.runlog import RunLog, read_metrics
 
 LONG = 100_000  # iterations: a run that is over only when it is ended
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from data.affine import Affine
-from data.dataset import load_dataset
+from data.augment.affine import Affine
+from data.formats.dataset import load_dataset
 from data.training_data import training_batches
 from tests.painted import CFG, write_painted
 from utils.cfg import load_cfg, with_net

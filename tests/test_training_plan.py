@@ -1,4 +1,4 @@
-"""utils.training_plan: what a data set of some size makes of a schedule, by hand and for all sizes."""
+"""training.schedule.plan: what a data set of some size makes of a schedule, by hand and for all sizes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.schedule.plan import Plan, Schedule, plan_training
 from utils.cfg import load_cfg, with_net
-from utils.training_plan import Plan, Schedule, plan_training
 
 COCO = Schedule(
     batch=64,

@@ -1,4 +1,4 @@
-"""utils.training_state: the best evaluation, and a state that goes on to the bit."""
+"""training.state: the best evaluation, and a state that goes on to the bit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from training.ema import Ema
+from training.state import Best, TrainingState, decisive
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.ema import Ema
 from utils.errors import Diverged, WeightsError
-from utils.training_state import Best, TrainingState, decisive
 
 
 def new_state(seed: int = 0, scale: bool = False) -> TrainingState:

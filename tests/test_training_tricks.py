@@ -10,15 +10,14 @@ import pytest
 import torch
 
 import train
-from models import adversarial
-from models.batch_norm import CrossMiniBatchNorm2d
 from models.darknet import Darknet
-from models.layers_pointwise import DropBlockLayer
+from models.layers.batch_norm import CrossMiniBatchNorm2d
+from models.layers.pointwise import DropBlockLayer
 from tests.painted import write_painted
-from utils import ema, training_step
+from training import adversarial, ema, step
+from training.log import RunLog, read_metrics
 from utils.checkpoint import load_checkpoint
 from utils.errors import CfgError, UsageError
-from utils.runlog import RunLog, read_metrics
 
 ITERATIONS = 8
 
@@ -153,14 +152,14 @@ def test_keys_of_single_layers(painted: Path, tmp_path: Path) -> None:
 def test_a_gradient_that_is_not_finite_can_be_lived_with(
     painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drop, dropped = training_step.drop_not_finite, []
+    drop, dropped = step.drop_not_finite, []
 
     def with_nan(parameters: list[torch.nn.Parameter]) -> None:
         parameters[0].grad[0] = torch.nan
         drop(parameters)
         dropped.append(parameters[0].grad[0].abs().sum().item())
 
-    monkeypatch.setattr(training_step, "drop_not_finite", with_nan)
+    monkeypatch.setattr(step, "drop_not_finite", with_nan)
     run(painted, tmp_path / "run", "--set", "try_fix_nan=1", iterations=3)
     assert dropped == [0, 0, 0]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.transforms import Crop, Geometry, Tile, compose, letterboxed, mixup, paint, place_boxes, whole
+from data.augment.transforms import Crop, Geometry, Tile, compose, letterboxed, mixup, paint, place_boxes, whole
 from tests.contracts import assert_colours_have_boxes, assert_painted, painted_sample, painted_samples
 from utils.structures import Sample
 

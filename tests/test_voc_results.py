@@ -1,4 +1,4 @@
-"""utils.voc_results: the files VOC's evaluation reads, by hand arithmetic."""
+"""evaluation.voc_results: the files VOC's evaluation reads, by hand arithmetic."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.voc_results import save_voc_results
 from utils.errors import InputError
 from utils.structures import Detections, ImageRecord
-from utils.voc_results import save_voc_results
 
 
 def record(image_id: int, path: str) -> ImageRecord:

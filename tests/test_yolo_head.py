@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.gaussian_head import GaussianYoloHead
-from models.region_head import RegionHead
-from models.yolo_head import DetectionHead, YoloHead
-from utils.cfg_heads import GaussianYolo, Region, Yolo
+from models.heads.gaussian import GaussianYoloHead
+from models.heads.region import RegionHead
+from models.heads.yolo import DetectionHead, YoloHead
+from utils.cfg.heads import GaussianYolo, Region, Yolo
 
 ANCHORS = ((10.0, 20.0), (30.0, 40.0), (50.0, 459.0))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.yolo_txt import UNREADABLE, find_label, label_paths, read_labels, read_yolo_txt
+from data.formats.yolo_txt import UNREADABLE, find_label, label_paths, read_labels, read_yolo_txt
 from utils.errors import DatasetError
 from utils.image import write_image
 

@@ -33,7 +33,7 @@ TIMEOUT = 120.0  # seconds a process waits for the others before it gives the ru
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 _LAST_EXCHANGE = 10.0  # seconds a process that leaves waits for the end of an exchange
 _POLL = 0.1  # seconds between two looks at whether the first process is ready
-_STEP_NOISE = 4  # what a random choice is for: ``data.batch_loader`` has 1 to 3
+_STEP_NOISE = 4  # what a random choice is for: ``data.loading.batch_loader`` has 1 to 3
 
 
 @dataclass(frozen=True)

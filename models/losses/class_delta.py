@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from models.targets import Learners, Slots
-from utils.cfg_heads import Region, Yolo
+from models.targets.darknet import Learners, Slots
+from utils.cfg.heads import Region, Yolo
 
 
 def class_multipliers(section: Yolo | Region, device: torch.device) -> Tensor:

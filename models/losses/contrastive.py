@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.heads.yolo import YoloHead
 from models.losses.custom_gradient import RawDelta
 from models.losses.darknet import Losses
 from models.losses.terms import Term, sum_of
-from models.targets import Cells, assign, distinct, learnable_truth
-from models.yolo_head import YoloHead
-from utils.cfg_heads import Contrastive
+from models.targets.darknet import Cells, assign, distinct, learnable_truth
+from utils.cfg.heads import Contrastive
 from utils.structures import Targets, TrackedTargets
 
 _CERTAIN = 0.9999  # the probability of a pair that stands alone, and the most of any

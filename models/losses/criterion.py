@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.darknet import Darknet
 from models.losses.darknet import Losses
-from models.losses.mixture import darknet_loss
+from models.losses.mixed import darknet_loss
 from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
 from utils.errors import UsageError

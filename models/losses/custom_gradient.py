@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.targets import Cells
+from models.targets.darknet import Cells
 
 
 class HeadDelta(torch.autograd.Function):

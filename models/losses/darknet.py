@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.heads.yolo import YoloHead
 from models.losses.custom_gradient import HeadDelta
-from models.losses.head_pass import Deltas, HeadPass
-from models.targets import Truth, learnable_truth
-from models.yolo_head import YoloHead
-from utils.cfg_heads import Yolo
+from models.losses.darknet_head import Deltas, HeadPass
+from models.targets.darknet import Truth, learnable_truth
+from utils.cfg.heads import Yolo
 from utils.errors import UsageError
 from utils.structures import Size, Targets
 

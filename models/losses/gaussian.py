@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.gaussian_head import GaussianYoloHead
+from models.heads.gaussian import GaussianYoloHead
 from models.losses.box_delta import iou_delta
 from models.losses.class_delta import class_delta
 from models.losses.custom_gradient import HeadDelta
 from models.losses.darknet import Losses
-from models.losses.head_pass import Deltas, HeadPass
+from models.losses.darknet_head import Deltas, HeadPass
 from models.losses.terms import Term, sum_of
-from models.targets import Cells, Learners, assign, best_overlap, distinct, join, learnable_truth
+from models.targets.darknet import Cells, Learners, assign, best_overlap, distinct, join, learnable_truth
 from utils.structures import Targets
 
 _LEAST_SIGMA = 0.3  # added to an uncertainty where its logarithm would grow without bound

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.heads.region import RegionHead
 from models.losses.class_delta import class_multipliers
 from models.losses.custom_gradient import RawDelta
 from models.losses.darknet import Losses
 from models.losses.region_class import class_delta, tree_class_delta
 from models.losses.terms import Term, sum_of
-from models.region_head import RegionHead
-from models.targets import (
+from models.targets.darknet import (
     Cells,
     Learners,
     Truth,

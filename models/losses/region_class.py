@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from models.class_tree import ClassTree
+from models.heads.class_tree import ClassTree
 from models.losses.class_delta import focal_slope
-from models.targets import Slots
+from models.targets.darknet import Slots
 
 
 def class_delta(probs: Tensor, labels: Tensor, weights: Tensor, *, focal: bool) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.heads.yolo import YoloHead
 from models.losses.class_delta import class_multipliers
 from models.losses.darknet import Losses
-from models.targets import Cells, Truth, crowd_coverage, learnable_truth, places
-from models.targets_by_shape import Matches, assign_by_shape
-from models.yolo_head import YoloHead
+from models.targets.by_shape import Matches, assign_by_shape
+from models.targets.darknet import Cells, Truth, crowd_coverage, learnable_truth, places
 from utils import boxes as box_ops
 from utils.errors import UsageError
 from utils.structures import Size, Targets

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.heads.yolo import YoloHead
 from models.losses.scaled import ScaledLoss, bounded, truth_boxes
-from models.targets import Truth, places
-from models.targets_by_shape import Matches
-from models.targets_simota import Candidate, choose, split
-from models.yolo_head import YoloHead
+from models.targets.by_shape import Matches
+from models.targets.darknet import Truth, places
+from models.targets.simota import Candidate, choose, split
 from utils import boxes as box_ops
 from utils.structures import Size
 

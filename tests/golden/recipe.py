@@ -23,7 +23,7 @@ import numpy as np
 from models.graph import plan
 from models.shapes import Node
 from utils.cfg import load_cfg
-from utils.cfg_layers import Convolutional, Shortcut
+from utils.cfg.layers import Convolutional, Shortcut
 
 _STEP = 0x9E3779B97F4A7C15
 _BLOCK = 2**20

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tests.reference.box_overlap import Box, ciou, iou
-from utils.cfg_heads import Yolo
+from utils.cfg.heads import Yolo
 
 Truth = tuple[int, int, Box]  # image, label, xyxy in input pixels
 

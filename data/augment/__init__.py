@@ -1,0 +1,1 @@
+"""How training images are changed: drawn first, with keyed randomness, then applied."""

@@ -1,0 +1,1 @@
+"""What annotations look like on disk, read into records."""

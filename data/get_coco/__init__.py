@@ -1,0 +1,1 @@
+"""COCO 2017, downloaded: ``python -m data.get_coco``."""

@@ -1,0 +1,1 @@
+"""Records to mini-batches, each of them a pure function of its number."""

@@ -1,0 +1,1 @@
+"""Raw values of a network to boxes."""

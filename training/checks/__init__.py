@@ -1,0 +1,1 @@
+"""What ``train.py --check`` looks at before a training is started."""
