@@ -1,0 +1,1 @@
+"""What the programs compute, as digests: written down before a change that is to change nothing, compared after it."""
