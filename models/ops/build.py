@@ -50,13 +50,23 @@ def check_torch(version: str) -> None:
 
 
 def library_path(side: str) -> Path:
-    """Where the library of ``side`` lies, built or not: its name changes with sources, flags, torch, CUDA and CPU."""
+    """Where the library of ``side`` lies, built or not: its name changes with sources, flags, torch, CUDA and CPU.
+
+    Where sources and torch lie makes no difference: two checkouts share a library.
+    """
     digest = hashlib.sha256()
     for name in (*_HEADERS, *_SIDE_SOURCES[side]):
         digest.update((SOURCES / name).read_bytes())
     for part in (torch.__version__, torch.version.cuda, platform.machine(), sys.platform, *_flags(side)):
-        digest.update(repr(part).encode())
+        digest.update(_without(repr(part), SOURCES, Path(torch.__file__).parent).encode())
     return cache_folder() / f"{side}-{digest.hexdigest()[:16]}.so"
+
+
+def _without(text: str, *folders: Path) -> str:
+    """``text`` without these paths."""
+    for folder in folders:
+        text = text.replace(str(folder), "")
+    return text
 
 
 def _plan(side: str) -> Plan:
