@@ -41,6 +41,7 @@ test: lint
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # The fused operators, ahead of their first use (which would build them too).
 ops: $(VENV)/installed
@@ -50,4 +51,4 @@ soak: $(VENV)/installed
 	$(RUN) -m pytest -m "soak or hypothesis" --hypothesis-profile explore $(PYTEST_ARGS)
 
 clean:
-	rm -rf runs/demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

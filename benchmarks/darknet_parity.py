@@ -28,8 +28,8 @@ from torch import Tensor
 
 from benchmarks.tables import RESULTS, Report, table
 from data.formats.dataset import Dataset, load_dataset
-from eval import evaluate_network
-from evaluation.flags import PROTOCOLS
+from evaluation.detection import Settings, evaluate_network
+from evaluation.protocols import PROTOCOLS
 from models import load_network
 from models.darknet import Darknet
 from tests.reference import darknet_detector as reference
@@ -74,8 +74,8 @@ def compare(
     network = load_network(cfg, weights)
     dataset = load_dataset(data, "val")
     dataset = dataclasses.replace(dataset, records=dataset.records[:images])
-    choices = {"letterbox": letterbox, "max_detections": max_detections}
-    found = evaluate_network(network, dataset, size=network.size, workers=0, progress=False, **choices)
+    settings = Settings(workers=0, letterbox=letterbox, max_detections=max_detections)
+    found = evaluate_network(network, dataset, settings, progress=False)
     count = sum(len(one) for one in found.detections.values())
     ours = Measured(found.metrics.ap, found.metrics.ap50, count)
     rows = list(all_rows(network, dataset, letterbox=letterbox))

@@ -25,15 +25,16 @@ import cv2
 import torch
 
 from benchmarks.tables import RESULTS, Report, table
-from data.augment.detection import Augmentation
+from data.augment.detection import Augmentation, last_head
 from data.formats.dataset import Dataset, load_dataset
+from data.loading.batch_loader import Loading
 from data.loading.cache import open_cache
 from data.loading.detection import train_loader
 from data.loading.multi_scale import MultiScale
 from data.loading.reader import ImageCache, SampleReader
+from data.loading.stream import Stream
 from utils import cli
 from utils.cfg import load_cfg
-from utils.cfg.heads import Yolo
 from utils.structures import Batch
 
 SOURCES = ("files", "memory", "disk")
@@ -60,19 +61,10 @@ class Setting:
 
     def batches(self, mosaic: bool, cache: ImageCache | None, workers: int, count: int) -> Iterator[Batch]:
         """The first ``count`` mini-batches of a run with mosaics in all images or none."""
-        loader = train_loader(
-            self.dataset,
-            replace(self.augmentation, mosaic=float(mosaic)),
-            batch=self.batch,
-            size_at=MultiScale((self.size, self.size)),
-            start=0,
-            stop=count,
-            seed=0,
-            workers=workers,
-            cache=cache,
-            largest=(self.size, self.size),
-        )
-        return iter(loader)
+        size = (self.size, self.size)
+        stream = Stream(self.batch, MultiScale(size), start=0, stop=count, seed=0, largest=size)
+        augmentation = replace(self.augmentation, mosaic=float(mosaic))
+        return iter(train_loader(self.dataset, augmentation, stream, Loading(workers), kept=cache))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -182,8 +174,7 @@ def filled_cache(source: str, dataset: Dataset, folder: Path) -> ImageCache | No
 def _setting(data: str, args: argparse.Namespace) -> Setting:
     dataset = load_dataset(data, "train")
     config = load_cfg(args.cfg)
-    head = next(section for section in reversed(config.layers) if isinstance(section, Yolo))
-    augmentation = Augmentation.from_config(config.net, head)
+    augmentation = Augmentation.from_config(config.net, last_head(config))
     dataset = replace(dataset, records=dataset.records[: args.images])
     return Setting(dataset, augmentation, args.size, args.batch)
 

@@ -152,7 +152,7 @@ def scan(
 def mend_boxes(record: ImageRecord) -> tuple[ImageRecord, BoxCounts]:
     """Cut the boxes to the image; drop those with a side under one pixel then, and exact repetitions."""
     height, width = record.size
-    boxes = np.clip(record.boxes, 0, np.float32([width, height, width, height]))
+    boxes = np.clip(record.boxes, 0, np.array([width, height, width, height], np.float32))
     large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
     changed = (boxes != record.boxes).any(axis=1)
     first = _first_of_equals(record.labels, record.crowd, boxes)
@@ -173,7 +173,7 @@ def _first_of_equals(*columns: np.ndarray) -> np.ndarray:
     rows = zip(
         *(column.tolist() if column.ndim == 1 else map(tuple, column.tolist()) for column in columns), strict=True
     )
-    return np.array([not (row in seen or seen.add(row)) for row in rows], bool)
+    return np.array([not (row in seen or seen.add(row)) for row in rows], bool)  # type: ignore[func-returns-value]
 
 
 def write_bad_files(path: Path, bad: Sequence[BadFile]) -> None:

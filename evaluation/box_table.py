@@ -85,7 +85,7 @@ def check_unique(values: Sequence[Any], source: str, what: str) -> None:
     """Raise InputError if a value comes twice."""
     if len(set(values)) < len(values):
         seen: set[Any] = set()
-        twice = next(value for value in values if value in seen or seen.add(value))
+        twice = next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]
         raise InputError(f"{source}: {what} {twice!r} comes twice (wanted each once); remove or renumber it")
 
 

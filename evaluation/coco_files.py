@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from data.formats.dataset import Split, load_dataset
 from evaluation.box_table import BoxTable, check_unique
 from evaluation.coco import CocoMetrics, evaluate_tables
-from utils.errors import InputError
+from utils.errors import InputError, UsageError
 
 _MISSING = object()
 
@@ -46,6 +47,21 @@ def read_tables(truth_path: Path, results_path: Path) -> Tables:
         _results_table(_rows(_read_json(results_path), None, results_path), labels, results_path),
         [names_by_id[category_id] for category_id in labels],
     )
+
+
+def truth_file(data: str, split: Split) -> Path:
+    """The COCO annotations that results are measured against: ``data`` itself, or its file for the split.
+
+    Raises:
+        UsageError: a data set of another form.
+    """
+    given = Path(data)
+    if given.suffix == ".json":
+        return given
+    source = Path(load_dataset(data, split).source)
+    if source.suffix != ".json":
+        raise UsageError(f"--results: needs COCO annotations with image ids, --data {data} has none")
+    return source
 
 
 # A row is a json object together with the words that name it in an error.

@@ -156,22 +156,30 @@ def darknet_map(
         tp = int((hit & sure).sum())
         iou_sum += float(iou[hit & sure].sum())
         per_class[name] = ClassMap(_average_precision(hit, int(wanted.sum()), points), tp, int(sure.sum()) - tp)
+    thresholds = {"iou_threshold": iou_threshold, "conf_threshold": conf_threshold, "points": points}
+    return _over_classes(per_class, iou_sum, detections=len(scores), truths=len(truth_labels), **thresholds)
+
+
+def _over_classes(per_class: dict[str, ClassMap], iou_sum: float, *, truths: int, **more: Any) -> DarknetMap:
+    """The figures of all classes together.
+
+    Args:
+        iou_sum: over the true positives.
+        more: what `DarknetMap` keeps as it is.
+    """
     tp, fp = (sum(getattr(result, key) for result in per_class.values()) for key in ("tp", "fp"))
     return DarknetMap(
         map=float(np.mean([result.ap for result in per_class.values()])),
         precision=_share(tp, tp + fp),
-        recall=_share(tp, len(truth_labels)),
-        f1=_share(2 * tp, 2 * tp + fp + len(truth_labels) - tp),
+        recall=_share(tp, truths),
+        f1=_share(2 * tp, 2 * tp + fp + truths - tp),
         tp=tp,
         fp=fp,
-        fn=len(truth_labels) - tp,
+        fn=truths - tp,
         average_iou=_share(iou_sum, tp + fp),
         per_class=per_class,
-        detections=len(scores),
-        truths=len(truth_labels),
-        iou_threshold=iou_threshold,
-        conf_threshold=conf_threshold,
-        points=points,
+        truths=truths,
+        **more,
     )
 
 

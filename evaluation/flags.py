@@ -1,47 +1,65 @@
-"""The flags of eval.py, and the ways of measuring they choose from."""
+"""The flags of eval.py."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 from evaluation.coco import BACKENDS, MAX_DETECTIONS
 from evaluation.darknet_map import AREA, CONF_THRESHOLD, IOU_THRESHOLD, POINTS
+from evaluation.protocols import PROTOCOLS
+from models.preview import check_network
 from utils import cli
 from utils.errors import UsageError
+from utils.structures import Size
 
 
-class Protocol(NamedTuple):
-    """How a network is run before it is measured.
+class EvalFlags(cli.Flags):
+    """The flags of eval.py, what ``--protocol`` decides filled in."""
 
-    Attributes:
-        score_threshold, nms_threshold: what is kept, unless flags say otherwise.
-        max_detections: the best so many of an image count; None: all.
-        clip: cut boxes at the border of the image.
-        by_objectness: boxes of any class, one a cell.
-    """
-
+    # network
+    cfg: str | None
+    weights: str | None
+    names: str | None
+    size: Size | None
+    letterbox: bool | None
+    # data
+    data: str
+    split: Literal["train", "val"]
+    batch: int
+    # measure
     score_threshold: float
-    nms_threshold: float = 0.45
-    max_detections: int | None = None
-    clip: bool = False
-    by_objectness: bool = False
+    nms_threshold: float
+    protocol: str
+    max_detections: int | None
+    points: int
+    iou_threshold: float
+    conf_threshold: float
+    backend: str
+    # output
+    json: Path | None
+    save_results: Path | None
+    save_voc: Path | None
+    plots: Path | None
+    results: Path | None
+    # machine
+    device: str
+    precision: str
+    workers: int
+    debug: bool
+    compile: bool
 
 
-PROTOCOLS = {
-    # AP needs the whole precision curve; the threshold of detect.py and `detector map` for suppression.
-    "coco": Protocol(0.001, max_detections=MAX_DETECTIONS, clip=True),
-    "darknet": Protocol(0.005),  # `detector map`
-    "recall": Protocol(0.001, nms_threshold=0.4, by_objectness=True),  # `detector recall`
-}
-_ONLY_WITH = {"backend": ("coco",), "plots": ("coco",), "points": ("darknet",), "conf_threshold": ("darknet",)}
+_ONLY_WITH: dict[str, tuple[str, ...]] = {"backend": ("coco",), "plots": ("coco",)}
+_ONLY_WITH |= {"points": ("darknet",), "conf_threshold": ("darknet",)}
 _ONLY_WITH |= {"iou_threshold": ("darknet", "recall"), "save_results": ("coco", "darknet")}
 _ONLY_WITH |= {"save_voc": ("coco", "darknet")}
+BOXES_ONLY = ("letterbox", "save_results", "save_voc", "plots")  # what a classifier cannot be asked
 
 
-def parse_eval_flags(argv: Sequence[str]) -> argparse.Namespace:
+def parse_eval_flags(argv: Sequence[str]) -> EvalFlags:
     """Flags of eval.py; what the protocol decides is filled in.
 
     Raises:
@@ -57,9 +75,17 @@ def parse_eval_flags(argv: Sequence[str]) -> argparse.Namespace:
     _add_output_flags(parser)
     cli.add_device_flags(parser)
     cli.add_compile_flag(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, namespace=EvalFlags())
     _check(args)
     return _filled(args)
+
+
+def preview_evaluation(argv: Sequence[str]) -> None:
+    """What eval.py is to do; raises UserError where it cannot, without torch."""
+    args = parse_eval_flags(argv)
+    if args.results is None:
+        assert args.weights is not None  # asked for by the parser
+        check_network(args.cfg, args.weights, size=args.size, names=args.names)
 
 
 def _add_measure_flags(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +118,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--results", type=Path, metavar="FILE", help="measure this COCO results file, not a network")
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: EvalFlags) -> None:
     """Raise UsageError where flags are missing or contradict each other."""
     if args.results is None and args.weights is None:
         raise UsageError("eval.py: --weights missing; give a network, or --results FILE of a finished run")
@@ -112,7 +138,7 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _filled(args: argparse.Namespace) -> argparse.Namespace:
+def _filled(args: EvalFlags) -> EvalFlags:
     """The flags with their defaults, which depend on the protocol."""
     protocol = PROTOCOLS[args.protocol]
     defaults = {

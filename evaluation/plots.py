@@ -66,7 +66,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
     kept = np.append(present, len(names))
     counts = matrix[np.ix_(kept, kept)]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ticks = [*(_plain(names[label]) for label in present), "background"]
+    ticks = [*(_plain(names[int(label)]) for label in present), "background"]
     cell = float(np.clip(8.0 / len(kept), 0.22, 1.0))  # inches
     font = float(np.clip(cell * 28, 6.5, 11))
     heading = float(np.clip(cell * len(kept), 11, 22))

@@ -1,4 +1,4 @@
-"""How long an image takes, stage by stage."""
+"""How long an image takes, stage by stage, and how long all of them still will."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
+
+STAGES = ("loading", "network", "postprocess")
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,23 @@ class Speed:
 
 
 class Stopwatch:
-    """Seconds between laps; on a GPU a lap ends when its work is done, not when it is queued."""
+    """Seconds spent in each stage; on a GPU a lap ends when its work is done, not when it is queued."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.last = time.perf_counter()
+        self.device, self.spent = device, dict.fromkeys(STAGES, 0.0)
+        self._last = time.perf_counter()
 
-    def lap(self) -> float:
-        """Seconds since the last lap."""
+    def lap(self, stage: str) -> None:
+        """Count the seconds since the last lap as those of ``stage``."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        last, self.last = self.last, time.perf_counter()
-        return self.last - last
+        last, self._last = self._last, time.perf_counter()
+        self.spent[stage] += self._last - last
+
+
+def progress_bar(images: int, *, shown: bool) -> tqdm:
+    """A bar with the time left, where the output is a terminal; it is advanced by images."""
+    return tqdm(total=images, unit="image", desc="evaluating", leave=False, disable=None if shown else True)
 
 
 def speed_of(spent: Sequence[Mapping[str, float]], images: int) -> Speed:

@@ -42,24 +42,33 @@ class TopK:
 
 
 class TopKCounter:
-    """Counts mini-batch by mini-batch."""
+    """Counts mini-batch by mini-batch.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Args:
+        names: of the classes.
+        shares: what other counters counted, of other images; to begin with.
+
+    Attributes:
+        counts: int64 (3, K), of each class: its images, and for how many it was the first guess, or among five.
+    """
+
+    def __init__(self, names: Sequence[str], shares: Sequence[Tensor] = ()) -> None:
         self._names = tuple(names)
-        self._images, self._first, self._among = torch.zeros(3, len(names), dtype=torch.int64)
+        self.counts = sum(shares, torch.zeros(3, len(names), dtype=torch.int64))
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count (B, K) scores of images whose labels are int64 (B,)."""
         ranks = label_ranks(logits.cpu(), labels.cpu())
-        for count, chosen in ((self._images, ranks >= 0), (self._first, ranks < 1), (self._among, ranks < _TOP)):
+        for count, chosen in zip(self.counts, (ranks >= 0, ranks < 1, ranks < _TOP), strict=True):
             count += torch.bincount(labels.cpu()[chosen], minlength=len(self._names))
 
     def result(self) -> TopK:
         """The shares so far, of at least one image."""
-        total = int(self._images.sum())
-        pairs = zip(self._names, self._first.tolist(), self._images.tolist(), strict=True)
+        images, first, among = self.counts
+        total = int(images.sum())
+        pairs = zip(self._names, first.tolist(), images.tolist(), strict=True)
         per_class = {name: ClassAccuracy(right / count if count else -1.0, count) for name, right, count in pairs}
-        return TopK(int(self._first.sum()) / total, int(self._among.sum()) / total, total, per_class)
+        return TopK(int(first.sum()) / total, int(among.sum()) / total, total, per_class)
 
 
 def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:

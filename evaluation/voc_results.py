@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.box_table import check_unique
-from inference.files import file_name
 from utils.atomic import atomic_write
+from utils.run_folder import file_name
 from utils.structures import Detections, ImageRecord
 
 

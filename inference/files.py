@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from inference.frames import Frame
 from utils.atomic import atomic_write
 from utils.image import printable, write_image
+from utils.run_folder import file_name
 from utils.structures import Detections
 
 Add = Callable[[Frame, Detections], None]
@@ -124,11 +124,6 @@ def crops(folder: Path, stem_of: Callable[[Frame], str], names: Sequence[str]) -
             write_image(place / f"{stem_of(frame)}_{number}.jpg", np.ascontiguousarray(frame.image[y1:y2, x1:x2]))
 
     return add
-
-
-def file_name(text: str) -> str:
-    """``text`` as the name of a file: a class called ``../x`` must not leave its folder."""
-    return re.sub(r"[^\w .+-]", "_", text).strip(" .")[:100] or "_"
 
 
 def _rows(detections: Detections) -> Iterator[tuple[list[float], float, int]]:

@@ -126,6 +126,7 @@ class VideoFile:
             for index, frame in enumerate(_decoded(container, damage)):
                 time = None
                 if self.info.time_base is not None and frame.pts is not None:
+                    assert frame.time_base is not None
                     stamp = frame.pts * frame.time_base
                     first = stamp if first is None else first
                     time = _snap(stamp - first, self.info.rate, frame.time_base)
@@ -186,6 +187,6 @@ def _decoded(container: av.container.InputContainer, damage: list[str]) -> Itera
             try:
                 yield from packet.decode()
             except av.error.InvalidDataError as error:
-                damage.append(error.strerror)
+                damage.append(str(error.strerror))
     except av.error.FFmpegError as error:
-        damage.append(error.strerror)
+        damage.append(str(error.strerror))

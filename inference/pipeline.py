@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,7 +19,7 @@ class _Fault:
         self.error = error
 
 
-def background(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def background(items: Iterable[Item], depth: int = 2) -> Generator[Item]:
     """Yield ``items`` in order while a thread already works on the next ones, at most ``depth`` ahead.
 
     Decoding, network and encoding release the interpreter lock, so chained stages overlap. An exception in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,8 @@ def with_anchors(config: Config, anchors: np.ndarray) -> Config:
     Raises:
         CfgError, UsageError: as ``share_out``.
     """
-    nodes, layers = plan(config).nodes, list(config.layers)
+    nodes = plan(config).nodes
+    layers: list[Any] = list(config.layers)
     for index, mask in share_out(config, len(anchors)).items():
         head = layers[index]
         if isinstance(head, Region):
@@ -58,7 +59,8 @@ def share_out(config: Config, count: int) -> dict[int, tuple[int, ...]]:
 
 def count_anchors(config: Config) -> int:
     """How many anchors the heads of a cfg choose from."""
-    return max((len(config.layers[index].anchors) for index in plan(config).heads), default=0)
+    layers: tuple[Any, ...] = config.layers
+    return max((len(layers[index].anchors) for index in plan(config).heads), default=0)
 
 
 def anchors_of(config: Config) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import nn
 
@@ -59,7 +60,8 @@ def _from_node(module: type[nn.Module]) -> Builder:
 
 def _convolutional(node: Node, earlier: Sequence[nn.Module], *_) -> ConvolutionalLayer:
     shared = node.section.share_index
-    return ConvolutionalLayer(node, None if shared is None else earlier[absolute(node.index, shared)])
+    other = None if shared is None else earlier[absolute(node.index, shared)]
+    return ConvolutionalLayer(node, cast("ConvolutionalLayer | None", other))
 
 
 def _maxpool(node: Node, *_) -> nn.Module:

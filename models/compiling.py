@@ -39,7 +39,7 @@ def compile_layers(network: Darknet, backend: Backend = "inductor") -> None:
         for module in network.modules():
             if isinstance(module, PackedConv2d):
                 module.prepare()
-    network.run_layers = _Compiled(network, backend)
+    network.run_layers = _Compiled(network, backend)  # type: ignore[method-assign]
 
 
 class _Compiled:
@@ -47,7 +47,8 @@ class _Compiled:
 
     def __init__(self, network: Darknet, backend: Backend) -> None:
         self.network, self.plain = network, network.run_layers
-        self.for_use, self.shape = not network.training, None
+        self.for_use = not network.training
+        self.shape: torch.Size | None = None
         # A wrapper in C++ saves 40 microseconds a convolution on a CPU.
         on_cpu = next(network.parameters()).is_cpu
         self.settings = {"freezing": True, "cpp_wrapper": on_cpu} if self.for_use else {}  # of Inductor
@@ -69,5 +70,5 @@ class _Compiled:
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200]
             print(f"--compile: failed ({reason}); the network runs as it is")
-            self.network.run_layers = self.plain
+            self.network.run_layers = self.plain  # type: ignore[method-assign]
             return self.plain(x, frozen)

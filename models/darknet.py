@@ -54,7 +54,7 @@ class Darknet(nn.Module):
         self.seen = 0
         self.layers = nn.ModuleList()
         for node in self.graph.nodes:
-            self.layers.append(build_layer(node, self.layers, self.size, config.source))
+            self.layers.append(build_layer(node, list(self.layers), self.size, config.source))
         for module in self.modules():
             if isinstance(module, CrossMiniBatchNorm2d):
                 module.subdivisions = config.net.subdivisions
@@ -67,7 +67,7 @@ class Darknet(nn.Module):
     @property
     def heads(self) -> tuple[DetectionHead, ...]:
         """The detection heads in cfg order."""
-        return tuple(self.layers[index] for index in self.graph.heads)
+        return tuple(self.layers[index] for index in self.graph.heads)  # type: ignore[misc]  # the plan says what they are
 
     @property
     def num_classes(self) -> int:
@@ -155,7 +155,7 @@ class Darknet(nn.Module):
             if isinstance(module, DropBlockLayer):
                 module.progress = iteration / max(1, max_batches)
             elif isinstance(module, AssistedExcitation):
-                module.begin(iteration, max_batches, targets, tuple(images.shape[2:]))
+                module.begin(iteration, max_batches, targets, (images.shape[2], images.shape[3]))
         until = (i + 1 for i, section in enumerate(self.config.layers) if iteration < section.stopbackward)
         return max(self._frozen_layers, max(until, default=0))
 
@@ -229,8 +229,9 @@ class Darknet(nn.Module):
                 *(network_input(array, self.size, letterbox=letterbox) for array in arrays), strict=True
             )
             raws = self(torch.from_numpy(np.stack(inputs)).to(device))
-            thresholds = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
-            results += postprocess(raws, self.heads, boxes, **thresholds)
+            results += postprocess(
+                raws, self.heads, boxes, score_threshold=score_threshold, nms_threshold=nms_threshold
+            )
         return [Detections(r.boxes.cpu(), r.scores.cpu(), r.labels.cpu()) for r in results]
 
 

@@ -54,7 +54,7 @@ def load_network(
     if precision == "auto" and device.type == "cpu" and dtype != torch.float32:
         print(f"precision {precision_name(dtype)}: faster on this CPU (--precision fp32 gives Darknet's own numbers)")
     network.cast(dtype)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such type
     if compile:
         compile_layers(network)
     return network

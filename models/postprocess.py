@@ -59,10 +59,10 @@ def postprocess(
         # Darknet measures distances with image width = height = 1, which matters for the DIoU kinds.
         height, width = letterbox.original_size
         relative = detections.boxes / detections.boxes.new_tensor((width, height, width, height))
-        choices = {"kind": kind, "beta": beta, "limit": max_detections}
-        keep = nms(relative, detections.scores, detections.labels, nms_threshold, **choices)
+        scores, labels = detections.scores, detections.labels
+        keep = nms(relative, scores, labels, nms_threshold, kind=kind, beta=beta, limit=max_detections)
         boxes = clip_boxes(detections.boxes[keep], letterbox.original_size) if clip else detections.boxes[keep]
-        results.append(Detections(boxes, detections.scores[keep], detections.labels[keep]))
+        results.append(Detections(boxes, scores[keep], labels[keep]))
     return results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from utils.cfg.heads import Region, Yolo
 from utils.cfg.layers import (
@@ -48,7 +49,7 @@ class Node:
     """
 
     index: int
-    section: Section
+    section: Any  # a Section; who reads its keys knows which
     inputs: Shape
     sources: tuple[int, ...]
     source_shapes: tuple[Shape, ...]
@@ -133,7 +134,7 @@ def _windows(extent: int, size: int, stride: int, padding: int) -> int:
     return (extent + padding - size) // stride + 1
 
 
-def _blurred(height: int, width: int, section: Convolutional | Maxpool) -> Size:
+def _blurred(height: int, width: int, section: Convolutional | Maxpool | LocalAvgpool) -> Size:
     """What the blur of ``antialiasing`` leaves: 3x3 with padding 1, or 2x2 without."""
     size, padding = (3, 2) if section.antialiasing == 1 else (2, 0)
     return _windows(height, size, section.stride_y, padding), _windows(width, size, section.stride_x, padding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def _slots(network: Darknet, path: str | Path, *, loading: bool, stop_before: in
     """The arrays of the file in order; ``dontload`` and ``dontloadscales`` hold for loading only."""
     slots = []
     for node in network.graph.nodes[:stop_before]:
-        layer = network.layers[node.index]
+        layer: Any = network.layers[node.index]
         tensors = dict(layer.darknet_parameters()) if node.arrays else {}
         if [(name, tensor.numel()) for name, tensor in tensors.items()] != list(node.arrays):
             raise ValueError(f"{path}: a fused network has no batch norms to save or load; do that before fuse()")
@@ -104,5 +104,5 @@ def _read(file: BinaryIO, position: int, slot: Slot, *, transposed: bool) -> boo
     return True
 
 
-def _write(tensor: Tensor, file: BinaryIO) -> None:
+def _write(tensor: Tensor, file: IO[Any]) -> None:
     file.write(tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False).tobytes())

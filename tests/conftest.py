@@ -16,6 +16,7 @@ import torch
 
 from models.ops.extension import side
 from tests.golden_cases import FOLDER
+from tests.trainings import no_results_png, one_thread_and_torch_as_it_was, painted  # noqa: F401 - fixtures of all
 
 # A suite started in the background of a shell inherits an ignored SIGINT, and so would the scripts it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

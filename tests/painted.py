@@ -8,6 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.image import write_image
+from utils.keyed_random import keyed_rng
+
 NAMES = ("red", "blue")
 SIDE = 64  # pixels of an image
 
@@ -126,3 +129,13 @@ def write_painted(folder: Path, images: int = 12, seed: int = 0) -> Path:
     (folder / "painted.cfg").write_text(CFG)
     (folder / "painted.names").write_text("\n".join(NAMES) + "\n")
     return folder
+
+
+def write_classes(root: Path) -> Path:
+    """Noise for a classifier: five training and three validation images of two classes, in folders below ``root``."""
+    rng = keyed_rng(7)
+    for place in ("train/a/0", "train/a/1", "train/b/2", "train/b/3", "train/b/4", "val/a/5", "val/b/6", "val/b/7"):
+        path = root / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, rng.integers(0, 256, (20, 30, 3), np.uint8))
+    return root

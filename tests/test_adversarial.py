@@ -1,4 +1,4 @@
-"""training.adversarial: deltas by hand, what changes and what must not."""
+"""training.regularisers.adversarial: deltas by hand, what changes and what must not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from models.darknet import Darknet
 from models.losses.darknet import DarknetLoss
-from training.adversarial import SelfAdversary, alter, vanishing_delta
+from training.regularisers.adversarial import SelfAdversary, alter, vanishing_delta
 from utils.cfg import parse_cfg
 from utils.errors import UsageError
 from utils.structures import Targets

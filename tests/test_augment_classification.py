@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data.augment.classification import (
     LabelledAugmentation,
     Picture,
     RandomCrop,
+    augmentation_of,
     cutmix,
     labelled_picture,
     mixup,
@@ -185,16 +187,34 @@ def test_what_a_cfg_mixes(keys: dict[str, object], mixes: tuple[str, ...]) -> No
 
 def test_what_a_cfg_asks_for() -> None:
     net = with_net(load_cfg("csdarknet53"), blur=1).net
-    augmentation = LabelledAugmentation.from_config(net, close_at=10)
+    augmentation = LabelledAugmentation.from_config(net)
     assert augmentation.crop == RandomCrop(128, 448, angle=7, aspect=0.75, flip=True)
     assert augmentation.colours == ColourRange(0.1, 0.75, 0.75)
     assert (augmentation.blur, augmentation.mix, augmentation.label_smooth_eps) == (15, 0.5, 0.1)
-    assert augmentation.closed(9) == augmentation and augmentation.closed(10).mix == 0
-    assert LabelledAugmentation.from_config(with_net(load_cfg("cifar"), blur=8).net, mix=0.25).blur == 9
+    assert LabelledAugmentation.from_config(with_net(load_cfg("cifar"), blur=8).net).blur == 9
 
 
-FULL = LabelledAugmentation.from_config(
-    with_net(load_cfg("csdarknet53"), width=32, height=32, min_crop=24, max_crop=48, blur=5).net,
+def test_a_flag_replaces_what_the_cfg_says_unless_nobody_gave_it() -> None:
+    config = with_net(load_cfg("csdarknet53"), max_batches=20)
+    augmentation = augmentation_of(config, SimpleNamespace(mosaic=None, flip_vertical=False, photometric="none"))
+    assert augmentation == LabelledAugmentation.from_config(config.net) == augmentation_of(config, None)
+    flags = SimpleNamespace(mosaic=0.25, flip_vertical=True, photometric="default", close_mosaic=0.5, batch=8)
+    changed = augmentation_of(config, flags)
+    assert (changed.mix, changed.photometric, changed.close_mosaic) == (0.25, default_photometric(), 0.5)
+    assert changed.crop == replace(augmentation.crop, flip_vertical=True) and changed.mixes == augmentation.mixes
+
+
+def test_nothing_is_mixed_in_the_last_part_of_a_run() -> None:
+    net = with_net(load_cfg("cifar"), max_batches=10, subdivisions=2).net
+    augmentation = replace(LabelledAugmentation.from_config(net), close_mosaic=0.5)
+    assert augmentation.closed(9, net.closing) is augmentation is augmentation.closed(19, None)
+    assert augmentation.closed(10, net.closing).mix == 0
+
+
+FULL = replace(
+    LabelledAugmentation.from_config(
+        with_net(load_cfg("csdarknet53"), width=32, height=32, min_crop=24, max_crop=48, blur=5).net
+    ),
     mix=0.8,
     photometric=default_photometric(),
 )

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from data.augment.affine import Affine
-from data.augment.detection import Augmentation, augmented_sample
+from data.augment.detection import Augmentation, augmentation_of, augmented_sample, last_head
 from data.augment.photometric import default_photometric
 from data.augment.transforms import Geometry
 from tests.contracts import assert_painted, painted_sample
+from utils.cfg import load_cfg
+from utils.cfg.net import Net
+from utils.errors import InputError
 from utils.keyed_random import keyed_rng
 
 SAMPLES = [painted_sample((40, 50 + 5 * k), np.array([[5, 5, 25, 30], [30, 10, 45, 38]])) for k in range(6)]
@@ -29,6 +32,7 @@ def net(**keys: object) -> SimpleNamespace:
 
 
 YOLO = SimpleNamespace(jitter=0.3, resize=1.5, max=90)
+CLOSING = replace(Net(), max_batches=10, subdivisions=2).closing  # the last half begins at mini-batch 10
 
 
 def test_plain_is_a_stretch() -> None:
@@ -71,7 +75,9 @@ def test_mosaics_take_every_other_sample_and_none_twice(count: int, partners: se
         assert len({sources.index(0) for sources in used}) == 4  # in any of the four places
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixup": 1.0}, {"copy_paste": 1.0}, {"affine": Affine(0.2, 0.1, 5)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixup": 1.0}, {"copy_paste": 1.0}, {"scale": 0.2, "translate": 0.1, "shear": 5}]
+)
 def test_pixels_go_where_they_are_wanted(changes: dict) -> None:
     for photometric in (None, default_photometric(strength=10)):
         augmentation = replace(EVERYTHING, **{"mixup": 0.0, "photometric": photometric} | changes)
@@ -121,9 +127,29 @@ def test_a_random_choice_of_at_most_max_boxes() -> None:
 def test_cfg_tosses_a_coin_before_each_mix(keys: dict, mosaic: float, mixup: float) -> None:
     augmentation = Augmentation.from_config(net(**keys), YOLO)
     assert (augmentation.mosaic, augmentation.mixup) == (mosaic, mixup)
-    given = Augmentation.from_config(net(**keys), YOLO, mosaic=1.0, mixup=0.25, mosaic_bound=True, flip_vertical=True)
-    assert (given.mosaic, given.mixup, given.mosaic_bound) == (1.0, 0.25, True)
-    assert given.geometry.flip_vertical and not augmentation.geometry.flip_vertical
+
+
+def test_a_flag_replaces_what_the_cfg_says_unless_nobody_gave_it() -> None:
+    augmentation = Augmentation.from_config(net(mosaic=True, hue=0.1), YOLO)
+    assert augmentation.with_flags(SimpleNamespace(mosaic=None, mixup=None, photometric="none")) == augmentation
+    assert augmentation.with_flags(None) == augmentation
+    flags = SimpleNamespace(
+        mosaic=0.0, mixup=0.25, flip_vertical=True, shear=5.0, close_jitter=0.3, photometric="default", batch=8
+    )
+    changed = augmentation.with_flags(flags)
+    assert (changed.mosaic, changed.mixup, changed.hue, changed.close_jitter) == (0, 0.25, 0.1, 0.3)
+    assert changed.geometry.flip_vertical and not augmentation.geometry.flip_vertical
+    assert changed.affine == Affine(shear=5.0) and changed.photometric == default_photometric()
+    with pytest.raises(InputError, match="none.yaml"):
+        augmentation.with_flags(SimpleNamespace(photometric="none.yaml"))
+
+
+def test_the_last_head_rules_the_images() -> None:
+    config = load_cfg("yolov4-tiny")
+    assert last_head(config) is config.layers[-1]
+    assert augmentation_of(config, SimpleNamespace(mixup=0.5)) == Augmentation.from_config(
+        config.net, last_head(config)
+    ).with_flags(SimpleNamespace(mixup=0.5))
 
 
 def test_every_key_of_a_real_cfg_arrives() -> None:
@@ -136,16 +162,17 @@ def test_every_key_of_a_real_cfg_arrives() -> None:
 
 
 def test_mixing_closes_at_a_mini_batch() -> None:
-    augmentation = Augmentation(mosaic=0.5, mixup=0.5, close_at=10, hue=0.1)
-    assert augmentation.closed(9) is augmentation
-    assert (augmentation.closed(10).mosaic, augmentation.closed(10).mixup, augmentation.closed(10).hue) == (0, 0, 0.1)
-    assert Augmentation(mosaic=0.5).closed(10**9).mosaic == 0.5
+    augmentation = Augmentation(mosaic=0.5, mixup=0.5, close_mosaic=0.5, hue=0.1)
+    assert augmentation.closed(9, CLOSING) is augmentation is augmentation.closed(19, None)
+    last = augmentation.closed(10, CLOSING)
+    assert (last.mosaic, last.mixup, last.hue) == (0, 0, 0.1)
+    assert Augmentation(mosaic=0.5).closed(19, CLOSING).mosaic == 0.5
 
 
 def test_from_a_mini_batch_on_images_are_whole() -> None:
-    moving = Augmentation(jitter=0.3, resize=1.5, flip=True, mosaic=0.5, affine=Affine(0.5), close_at=20, whole_at=10)
-    assert moving.closed(9) is moving
-    whole, last = moving.closed(10), moving.closed(20)
+    moving = Augmentation(0.3, 1.5, flip=True, mosaic=0.5, scale=0.5, close_mosaic=0.2, close_jitter=0.5)
+    assert moving.closed(9, CLOSING) is moving
+    whole, last = moving.closed(10, CLOSING), moving.closed(16, CLOSING)
     assert not whole.affine and (whole.mosaic, last.mosaic) == (0.5, 0)
     for k in range(20):
         sample = augmented_sample(SAMPLES, k % 6, last, (64, 96), keyed_rng(11, k))[0]
@@ -165,7 +192,7 @@ def test_every_tile_has_a_colour_of_its_own() -> None:
 def test_moved_mosaics_and_pictures_pass_the_paint_test() -> None:
     black = painted_sample((40, 50), np.zeros((0, 4)))
     for k in range(60):
-        augmentation = Augmentation(flip=True, flip_vertical=True, mosaic=0.5, affine=Affine(0.5, 0.1))
+        augmentation = Augmentation(flip=True, flip_vertical=True, mosaic=0.5, scale=0.5, translate=0.1)
         sample, used = augmented_sample([SAMPLES[k % 6], *[black] * 30], 0, augmentation, (64, 96), keyed_rng(6, k))
         if list(used).count(0) == 1:  # else there are two boxes of one colour
             assert_painted(sample, tolerance=2.0)
@@ -174,17 +201,17 @@ def test_moved_mosaics_and_pictures_pass_the_paint_test() -> None:
 
 def test_shares_of_copy_paste() -> None:
     free = [type(one)(one.image, one.boxes, one.labels, np.zeros(2, bool)) for one in SAMPLES]
-    augmentation = Augmentation(copy_paste=0.5, close_at=7)
+    augmentation = Augmentation(copy_paste=0.5, close_mosaic=0.5)
     made = [augmented_sample(free, 0, augmentation, (80, 80), keyed_rng(7, k)) for k in range(300)]
     assert abs(np.mean([len(used) == 2 for _, used in made]) - 0.5) < 0.08
     more = [len(sample.boxes) - 2 for sample, used in made if len(used) == 2]
     assert {0, 1, 2} == set(more)
     assert all(len(sample.boxes) == 2 for sample, used in made if len(used) == 1)
-    assert augmentation.closed(7).copy_paste == 0
+    assert augmentation.closed(10, CLOSING).copy_paste == 0
 
 
 def test_affine_and_copy_paste_keep_to_their_key() -> None:
-    everything = replace(EVERYTHING, affine=Affine(0.5, 0.1, 10), copy_paste=0.7)
+    everything = replace(EVERYTHING, scale=0.5, translate=0.1, shear=10, copy_paste=0.7)
     for index in range(12):
         first, used = augmented_sample(SAMPLES, index % 6, everything, (64, 64), keyed_rng(8, index))
         second, again = augmented_sample(SAMPLES, index % 6, everything, (64, 64), keyed_rng(8, index))
@@ -201,7 +228,7 @@ def test_affine_and_copy_paste_keep_to_their_key() -> None:
         (Augmentation(jitter=0.3), (1040, 1520)),  # a crop of four tenths
         (Augmentation(resize=2.0, jitter=0.1), (1387, 2027)),  # 1 - 2 * .1 - .5
         (Augmentation(resize=0.5), (416, 608)),
-        (Augmentation(affine=Affine(scale=0.5)), (624, 912)),
+        (Augmentation(scale=0.5), (624, 912)),
         (Augmentation(jitter=0.9), (41600, 60800)),
     ],
 )

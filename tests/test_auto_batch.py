@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.painted import CFG
 from training import auto_batch
-from training.auto_batch import estimated_bytes, fewest_parts, fit_memory
+from training.auto_batch import estimated_bytes, fewest_parts, with_auto_batch
 from utils.cfg import parse_cfg, with_net
 from utils.distributed import ALONE
 from utils.errors import EnvironmentFault
@@ -42,7 +42,7 @@ def test_a_cpu_by_estimate(
     config = with_net(parse_cfg(CFG), batch="64", subdivisions="1")
     free = estimated_bytes(config, images, (96, 96)) / 0.9 + 1
     monkeypatch.setattr(auto_batch, "available_memory", lambda: int(free) + 1)
-    fitted = fit_memory(config, (96, 96), CPU, torch.float32, ALONE)
+    fitted = with_auto_batch(config, (96, 96), CPU, torch.float32, ALONE)
     assert (fitted.net.batch, fitted.net.subdivisions) == (64, parts)
     assert f"batch 64, subdivisions {parts}: {64 // parts} images at a time on cpu" in capsys.readouterr().out
 
@@ -50,7 +50,7 @@ def test_a_cpu_by_estimate(
 def test_what_does_not_fit_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 1000)
     with pytest.raises(EnvironmentFault, match=r"one image of 96x64 does not fit into the 0\.0 GiB .* on cpu; give a"):
-        fit_memory(parse_cfg(CFG), (64, 96), CPU, torch.float32, ALONE)
+        with_auto_batch(parse_cfg(CFG), (64, 96), CPU, torch.float32, ALONE)
 
 
 def test_out_of_memory_on_a_gpu_is_a_size_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_out_of_memory_on_a_gpu_is_a_size_that_does_not_fit(monkeypatch: pytest.
     monkeypatch.setattr(torch.random, "fork_rng", lambda **_: torch.enable_grad())
     monkeypatch.setattr(auto_batch, "_is_gpu", lambda device: True)
     config = with_net(parse_cfg(CFG), batch="8", subdivisions="1")
-    assert fit_memory(config, (64, 64), CPU, torch.float32, ALONE).net.subdivisions == 4
+    assert with_auto_batch(config, (64, 64), CPU, torch.float32, ALONE).net.subdivisions == 4
     assert tried == [8, 4, 2]
 
 
@@ -90,4 +90,4 @@ def test_out_of_memory_on_a_gpu_is_a_size_that_does_not_fit(monkeypatch: pytest.
 def test_a_real_gpu_by_trial() -> None:
     config = with_net(parse_cfg(CFG), batch="64", subdivisions="64")
     device = torch.device("cuda", 0)
-    assert fit_memory(config, (64, 64), device, torch.float32, ALONE).net.subdivisions == 1
+    assert with_auto_batch(config, (64, 64), device, torch.float32, ALONE).net.subdivisions == 1

@@ -66,7 +66,7 @@ def test_the_same_bytes(folder: Path) -> None:
     assert pair == Twins(Path(copy), folder / "train" / "3.png", True)
     (found,) = twin_findings([pair], 20)
     assert found.serious and found.what.startswith("1 of 20 validation images are training images too")
-    assert found.what.endswith("by heart: val/other.png = train/3.png")
+    assert found.what.endswith("rewards overfitting: val/other.png = train/3.png")
     assert found.fix == "take them out of the training or of the validation images"
 
 

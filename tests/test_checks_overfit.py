@@ -1,10 +1,9 @@
-"""training.checks.overfit: a sound network learns a few images by heart; one that is not is told from it."""
+"""training.checks.overfit: a sound network overfits a few images; one that is not is told from it."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,26 +13,28 @@ import torch
 from torch import Tensor
 
 from data.formats.dataset import Dataset, load_dataset
-from eval import evaluate_network
+from evaluation.detection import Settings, evaluate_network
 from models.darknet import Darknet
 from models.losses.criterion import make_criterion
-from models.losses.darknet import Losses
+from models.losses.result import Losses
 from tests.painted import CFG, write_painted
 from training.checks.overfit import (
     Clock,
     Learning,
     affordable_size,
-    handful,
     learning_findings,
     learning_line,
     one_batch,
     overfit,
+    representative_images,
     shrink_anchors,
 )
 from training.pretrained import expect_background
 from utils.cfg import parse_cfg
 from utils.image import write_image
 from utils.structures import ImageRecord, Targets
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was")
 
 
 def steps() -> Clock:
@@ -48,14 +49,6 @@ def passes(seconds: float) -> Clock:
     return lambda: next(ticks) * seconds
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def network() -> Darknet:
     network = Darknet(parse_cfg(CFG, source="painted.cfg"))
@@ -65,16 +58,16 @@ def network() -> Darknet:
 
 @pytest.fixture
 def batch(tmp_path: Path) -> tuple[Tensor, Targets]:
-    few = handful(load_dataset(write_painted(tmp_path / "data"), "train"), 8)
+    few = representative_images(load_dataset(write_painted(tmp_path / "data"), "train"), 8)
     return one_batch(few, (64, 64), letterbox=False)
 
 
 def test_a_sound_network_finds_what_it_learned(tmp_path: Path, network: Darknet) -> None:
-    few = handful(load_dataset(write_painted(tmp_path / "data"), "train"), 8)
+    few = representative_images(load_dataset(write_painted(tmp_path / "data"), "train"), 8)
     images, targets = one_batch(few, (64, 64), letterbox=False)
     learning = overfit(network, make_criterion(network), images, targets, 60, clock=steps())
     assert len(learning.losses) == 60 and learning.finite and learning.remaining < 0.5
-    ap50 = evaluate_network(network, few, size=(64, 64), device=torch.device("cpu"), workers=0, progress=False)
+    ap50 = evaluate_network(network, few, Settings(workers=0), progress=False)
     assert ap50.metrics.ap50 > 0.6
     assert learning_findings(learning, ap50.metrics.ap50) == []
 
@@ -122,7 +115,7 @@ def learned(*losses: float, steps: int = 40) -> Learning:
             "the boxes are not found in the very images that were learned (AP50 0.10)",
             "60",
         ),
-        (learned(8, 6, steps=29), 0.1, "warning", "step 29 of learning by heart is too early to tell", "--check 60"),
+        (learned(8, 6, steps=29), 0.1, "warning", "step 29 of overfitting is too early to tell", "--check 60"),
     ],
 )
 def test_how_a_learning_is_judged(learning: Learning, ap50: float, severity: str, what: str, fix: str) -> None:
@@ -199,14 +192,14 @@ def numbers(dataset: Dataset) -> list[int]:
 
 def test_a_rare_class_comes_before_images_with_fewer_boxes() -> None:
     dataset = labelled([0], [0], [1], [0, 1, 2, 2], [0], [1, 1])
-    assert numbers(handful(dataset, 1)) == [3]
-    assert numbers(handful(dataset, 3)) == [0, 2, 3]
-    assert numbers(handful(dataset, 5)) == [0, 1, 2, 3, 4]  # then those with few boxes
-    assert numbers(handful(dataset, 99)) == [0, 1, 2, 3, 4, 5]
+    assert numbers(representative_images(dataset, 1)) == [3]
+    assert numbers(representative_images(dataset, 3)) == [0, 2, 3]
+    assert numbers(representative_images(dataset, 5)) == [0, 1, 2, 3, 4]  # then those with few boxes
+    assert numbers(representative_images(dataset, 99)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_images_with_nothing_to_find_are_passed_over() -> None:
-    assert numbers(handful(labelled([], [0], [1], [], crowd=2), 4)) == [1]
+    assert numbers(representative_images(labelled([], [0], [1], [], crowd=2), 4)) == [1]
 
 
 @pytest.mark.parametrize(("letterbox", "box"), [(False, [6.4, 6.4, 19.2, 57.6]), (True, [6.4, 19.2, 19.2, 44.8])])

@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import train
 from models.darknet import Darknet
 from models.weights import save_darknet_weights
 from tests.painted import write_painted
+from training.checks import run as checks
 from training.flags import parse_train_flags
 from utils.cfg import load_cfg
 from utils.distributed import World
 from utils.errors import UsageError
 from utils.image import write_image
 
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was")
+
 IMAGES = 40  # some 35 boxes of each class
 
 Check = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +75,13 @@ def test_clean_data_gives_no_finding_and_nothing_is_written(check: Check, tmp_pa
     assert code == 0 and said.endswith("FINDINGS: serious 0, warnings 0")
     titles = ("CLASSES of data/instances_train.json", "IMAGES", "BOXES AND ANCHORS", "WEIGHTS none given", "SCHEDULE")
     assert [said.index(title) for title in titles] == sorted(said.index(title) for title in titles)
-    assert "train: 40 images, 0 of them cannot be used" in said and "LEARNING" not in said
+    assert "train: 40 images, 0 of them cannot be used" in said and "OVERFITTING" not in said
     assert not (tmp_path / "runs").exists()
 
 
-def test_learning_by_heart(check: Check) -> None:
+def test_overfitting(check: Check) -> None:
     code, said = check("--freeze", "1", seconds="2")
-    assert code == 0 and "LEARNING 8 images by heart at 64x64 loss " in said and "serious 0" in said
+    assert code == 0 and "OVERFITTING 8 images at 64x64 loss " in said and "serious 0" in said
 
 
 def test_pictures_go_where_out_says(check: Check, data: Path) -> None:
@@ -160,7 +153,7 @@ def test_weights(check: Check, data: Path) -> None:
     assert code == 0 and "WEIGHTS mine.weights: 6 of 6 layers with weights and 100% of" in said and "warnings 0" in said
     Path("text.weights").write_text(9 * "<html></html>")
     code, said = check("--weights", "text.weights", seconds="1")
-    assert code == 3 and "-> download or copy the file again" in said and "LEARNING" in said  # without them
+    assert code == 3 and "-> download or copy the file again" in said and "OVERFITTING" in said  # without them
     code, said = check("--weights", "gone.weights")
     assert (
         code == 3
@@ -205,7 +198,7 @@ def test_a_classifier_is_checked_without_learning(check: Check, tmp_path: Path) 
         write_image(folder / f"{number}.png", rng.integers(0, 255, (16, 16, 3)).astype(np.uint8))
     code, said = check("--cfg", "cifar.cfg", "--data", "photos", seconds="1")
     assert code == 0 and said.startswith("CLASSES of photos/train class images train val")
-    assert "LEARNING" not in said and said.endswith("serious 0, warnings 0")
+    assert "OVERFITTING" not in said and said.endswith("serious 0, warnings 0")
     with pytest.raises(UsageError, match=r"--data is needed: a folder with train/CLASS/"):
         train.main(["--cfg", "cifar.cfg", "--check", "0"])
 
@@ -220,7 +213,7 @@ def test_one_process_checks() -> None:
     args = parse_train_flags(["--cfg", "yolov4-tiny-mish.cfg", "--device", "cpu", "--check"])
     assert args.check == 20
     with pytest.raises(UsageError, match=r"a check in one process, not in 2; start it without torchrun"):
-        train.train(args, World(rank=0, size=2))
+        checks.check(args, World(rank=0, size=2))
 
 
 @pytest.fixture
@@ -233,7 +226,7 @@ def before_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def end(*_: object) -> None:
         raise Ended
 
-    monkeypatch.setattr(train, "description", end)  # what comes after the remark
+    monkeypatch.setattr("training.run.new_run_folder", end)  # what comes after the remark
 
     def run(*flags: str) -> str:
         with pytest.raises(Ended):

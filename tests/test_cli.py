@@ -205,3 +205,17 @@ def test_shared_flags(parser: cli.Parser) -> None:
 def test_shared_flags_that_are_wrong(parser: cli.Parser, argv: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parser.parse_args(argv)
+
+
+def test_flags_that_were_given_are_refused_together() -> None:
+    args = argparse.Namespace(save_txt=True, view=False, classes=None, plots="here")
+    cli.refuse(args, ("view", "classes", "absent"), "never said")
+    with pytest.raises(UsageError, match=r"^--save-txt, --plots: not here$"):
+        cli.refuse(args, ("save_txt", "view", "absent", "plots"), "not here")
+
+
+def test_what_is_decided_later_leaves_the_flags_as_they_were() -> None:
+    args = argparse.Namespace(data=None, batch=8)
+    decided = cli.with_values(args, data="sample")
+    assert (decided.data, decided.batch) == ("sample", 8) and args.data is None
+    assert type(decided) is argparse.Namespace

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from data.augment.contrastive_views import Views
-from data.augment.detection import Augmentation
+from data.augment.detection import Augmentation, augmentation_of
 from data.formats.dataset import Dataset
+from data.loading.batch_loader import Loading
 from data.loading.detection import train_loader
-from data.training_data import training_batches
+from data.loading.stream import Stream
+from data.loading.training import training_batches
 from models.darknet import Darknet
 from models.losses.criterion import make_criterion
 from tests.painted import CFG
-from utils.cfg import parse_cfg
+from utils.cfg import Config, parse_cfg
 from utils.errors import UsageError
 from utils.image import write_image
 from utils.structures import Batch, ImageRecord, Targets, TrackedTargets
@@ -43,10 +47,17 @@ def dataset(tmp_path: Path) -> Dataset:
     return Dataset(tuple(records), ("even", "odd"), (1, 2), "made.json")
 
 
-def load(dataset: Dataset, augmentation: Augmentation, views: Views | None, *, batch: int = 4, **more) -> list[Batch]:
-    options = {"start": 0, "stop": 5, "seed": 3, "workers": 0} | more
-    size_at = {"size_at": lambda minibatch: SIZE}
-    return list(train_loader(dataset, augmentation, batch=batch, views=views, **size_at, **options))
+def load(
+    dataset: Dataset, augmentation: Augmentation, views: Views | None, *, workers: int = 0, **more: object
+) -> list[Batch]:
+    options = {"batch": 4, "start": 0, "stop": 5, "seed": 3} | more
+    stream = Stream(size_at=lambda minibatch: SIZE, **options)
+    return list(train_loader(dataset, augmentation, stream, Loading(workers), views=views))
+
+
+def batches_of(dataset: Dataset, config: Config, *, ranks: int = 1, **flags: float) -> Iterable[Batch]:
+    augmentation = augmentation_of(config, SimpleNamespace(**flags))
+    return training_batches(dataset, config, augmentation, Loading(0, ranks=ranks), start=0, seed=0)
 
 
 def test_neighbours_show_the_same_image(dataset: Dataset) -> None:
@@ -71,7 +82,7 @@ def test_boxes_are_known_again(dataset: Dataset) -> None:
             assert torch.equal(targets.boxes[mine], torch.from_numpy(record.boxes))
 
 
-def test_mosaics_and_mixtures_of_a_pair_show_the_same_objects(dataset: Dataset) -> None:
+def test_mosaics_and_mixups_of_a_pair_show_the_same_objects(dataset: Dataset) -> None:
     mixed = replace(MOVED, mosaic=0.5, mixup=0.5)
     batches = load(dataset, mixed, Views(), stop=10)
     assert any("+" in name for batch in batches for name in batch.names)
@@ -117,7 +128,7 @@ def with_contrastive(*keys: str) -> str:
 
 def test_the_cfg_asks_for_pairs(dataset: Dataset) -> None:
     config = parse_cfg(with_contrastive(), source="a.cfg")
-    batch = next(iter(training_batches(dataset, config, start=0, seed=0, workers=0)))
+    batch = next(iter(batches_of(dataset, config)))
     assert isinstance(batch.targets, TrackedTargets) and batch.names[::2] == batch.names[1::2]
     assert Views.from_config(parse_cfg(CFG).net) is None
     assert Views.from_config(parse_cfg(CFG.replace("[net]", "[net]\ncontrastive=1")).net) == Views(False, False)
@@ -127,7 +138,7 @@ def test_a_mini_batch_holds_a_pair(dataset: Dataset) -> None:
     config = parse_cfg(CFG.replace("subdivisions=2", "subdivisions=4\ncontrastive=1"))
     Views.from_config(config.net)
     with pytest.raises(UsageError, match=r"contrastive=1: batch=8 in subdivisions=4 leaves less than two images"):
-        training_batches(dataset, config, start=0, seed=0, workers=0, ranks=2)
+        batches_of(dataset, config, ranks=2)
 
 
 def test_the_contrastive_layer_learns_from_pairs(dataset: Dataset) -> None:
@@ -137,6 +148,6 @@ def test_the_contrastive_layer_learns_from_pairs(dataset: Dataset) -> None:
         torch.manual_seed(0)
         network = Darknet(config).train()
         criterion = make_criterion(network, "darknet")
-        batch = next(iter(training_batches(dataset, config, start=0, seed=0, workers=0, mosaic=0.0)))
+        batch = next(iter(batches_of(dataset, config, mosaic=0.0)))
         criterion(network(batch.images / 255, batch.targets), batch.targets).total.backward()
         assert bool(network.layers[9].conv.weight.grad.any()) == learns

@@ -10,11 +10,11 @@ import pytest
 
 import detect
 import eval as eval_script
-import export
 import train
+from export.commands import main as export_main
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"train.py": train.main, "eval.py": eval_script.main, "detect.py": detect.main, "export.py": export.main}
+SCRIPTS = {"train.py": train.main, "eval.py": eval_script.main, "detect.py": detect.main, "export.py": export_main}
 
 
 def commands() -> list[str]:

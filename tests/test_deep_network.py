@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import train
 from data.sample.make import make_sample
@@ -14,16 +12,7 @@ from tests.narrow import narrow
 from training.log import read_metrics
 from utils.cfg import format_cfg, load_cfg, with_net, with_yolo
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")]
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import eval
+from data.augment.detection import augmentation_of
 from data.formats.dataset import load_dataset
-from data.training_data import training_batches
+from data.loading.batch_loader import Loading
+from data.loading.training import training_batches
 from models.darknet import Darknet
 from models.layers.batch_norm import batch_norm, synchronise_batch_norm
 from models.layers.pointwise import DropoutLayer
 from models.losses.darknet import DarknetLoss
 from models.ops.synced_batch_norm import SyncedBatchNorm2d
 from models.weights import save_darknet_weights
-from tests.painted import write_painted
 from tests.ranks import Ranks
 from utils import distributed
 from utils.cfg import load_cfg, with_net
@@ -30,11 +31,19 @@ from utils.distributed import ALONE, World, join_world
 from utils.errors import EnvironmentFault, UsageError
 
 IMAGES, PARTS = 8, 2  # of a step
-
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_painted(tmp_path_factory.mktemp("painted") / "data")
+CLASSIFIER = """
+[net]
+width=16
+height=16
+channels=3
+[convolutional]
+filters=2
+size=3
+stride=2
+activation=mish
+[avgpool]
+[softmax]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +237,8 @@ def gradients(painted: Path, norm: str) -> tuple[dict[str, Tensor], dict[str, Te
             synchronise_batch_norm(network, fuses=norm == "synced and fused")
         replica = world.replicate(network)
         dataset = load_dataset(painted, "train")
-        loader = training_batches(dataset, config, start=0, seed=1, workers=0, rank=world.rank, ranks=world.size)
+        augmentation, loading = augmentation_of(config, None), Loading(0, rank=world.rank, ranks=world.size)
+        loader = training_batches(dataset, config, augmentation, loading, start=0, seed=1)
         batches = [batch for batch, _ in zip(loader, range(PARTS), strict=False)]
         criterion = DarknetLoss(network.heads)
         for batch in world.accumulate(replica, batches):
@@ -286,6 +296,24 @@ def test_two_processes_find_what_one_finds(painted: Path, ranks: Ranks, tmp_path
     one, two = (json.loads((tmp_path / f"{name}.metrics.json").read_text()) for name in ("one", "two"))
     assert one.pop("images_per_second") and two.pop("images_per_second")
     assert one == two
+
+
+def test_two_processes_count_what_one_counts(painted: Path, ranks: Ranks, tmp_path: Path) -> None:
+    """A classifier: mini-batches of 5, 5 and 2 images."""
+    for number, source in enumerate(sorted((painted / "val").iterdir())):
+        place = tmp_path / "data" / "val" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / source.name).symlink_to(source)
+    (tmp_path / "net.cfg").write_text(CLASSIFIER)
+    torch.manual_seed(0)
+    save_darknet_weights(Darknet(load_cfg(tmp_path / "net.cfg")), tmp_path / "net.weights")
+    files = ("--cfg", tmp_path / "net.cfg", "--weights", tmp_path / "net.weights", "--data", tmp_path / "data")
+    flags = [str(flag) for flag in (*files, "--batch", 5, "--workers", 0, "--device", "cpu", "--precision", "fp32")]
+    eval.main([*flags, "--json", str(tmp_path / "one.json")])
+    assert ranks(eval.main, [*flags, "--json", str(tmp_path / "two.json")]) == [None, None]
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one.pop("images_per_second") and two.pop("images_per_second")
+    assert one == two and one["images"] == 12
 
 
 # --- synchronised batch norm --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""training.dropblock: blocks before every head, and nothing else changes."""
+"""training.regularisers.dropblock: blocks before every head, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from models.darknet import Darknet
 from models.layers.pointwise import DropBlockLayer
 from models.weights import load_darknet_weights, save_darknet_weights
-from training.dropblock import add_dropblock
+from training.regularisers.dropblock import add_dropblock
 from utils.cfg import parse_cfg
 from utils.errors import UsageError
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,14 +13,14 @@ import pytest
 import torch
 
 import eval as eval_script
-from evaluation.coco import evaluate
 from evaluation.coco_files import evaluate_files
 from models.darknet import Darknet
 from models.weights import save_darknet_weights
 from utils import cli
 from utils.cfg import parse_cfg
-from utils.errors import InputError, UsageError, UserError
-from utils.structures import Detections, ImageRecord
+from utils.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was")
 
 ROOT = Path(__file__).resolve().parents[1]
 CFG = """
@@ -48,15 +47,6 @@ classes=2
 num=2
 """
 CATEGORIES = [{"id": 7, "name": "disc"}, {"id": 30, "name": "square"}]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The networks here are small, and threads that wait for a busy core take longer than one that works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -211,92 +201,3 @@ def test_a_fault_ends_the_script_with_one_line(case):
     done = run_eval(case, "--cfg", "tiny.cfg", "--weights", "absent.weights")
     assert done.returncode == 3
     assert done.stderr.startswith("yolov4: error: absent.weights") and done.stderr.count("\n") == 1
-
-
-class TruthTeller:
-    """Stands in for a network: postprocess, replaced below, answers with the truth of the images in order."""
-
-    def __init__(self) -> None:
-        self.training, self.heads, self.num_classes = True, (object(),), 2
-        self.modes: list[bool] = []
-
-    def __call__(self, images):
-        assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
-        return [images]
-
-    def train(self, mode=True):
-        self.modes.append(mode)
-        return self
-
-    def eval(self):
-        return self.train(False)
-
-
-@pytest.mark.parametrize("batch", [1, 3, 8])
-@pytest.mark.parametrize("letterbox", [False, True])
-def test_detections_belong_to_their_images(case, monkeypatch, batch, letterbox):
-    dataset = eval_script.load_dataset(case, "val")
-    answers = iter(dataset.records)
-
-    def truth(raws, heads, letterboxes, **_):
-        found = []
-        for box in letterboxes:
-            record = next(answers)
-            assert box.original_size == record.size and box.size == (64, 96)
-            one = Detections(
-                torch.from_numpy(record.boxes), torch.ones(len(record.labels)), torch.from_numpy(record.labels)
-            )
-            found.append(one)
-        return found
-
-    monkeypatch.setattr(eval_script, "postprocess", truth)
-    network = TruthTeller()
-    evaluation = eval_script.evaluate_network(
-        network, dataset, size=(64, 96), batch=batch, workers=0, letterbox=letterbox, progress=False
-    )
-    assert evaluation.metrics.ap == pytest.approx(1.0)
-    assert list(evaluation.detections) == [11, 2, 35, 40]
-    assert network.modes == [False, True]  # back in training mode
-    assert evaluation.speed.images_per_second > 0
-
-
-def test_a_trained_network_finds_things(shared_data):
-    """Twenty real images: a wrong box convention, channel order or class order would leave AP50 near 0."""
-    weights = sorted((shared_data / "weights").rglob("yolo-fastest-1.1.weights"))[0]
-    network = eval_script.load_network(weights.with_suffix(".cfg"), weights)
-    dataset = eval_script.load_dataset(shared_data / "coco_mini", "val")
-    few = type(dataset)(dataset.records[:20], dataset.names, dataset.category_ids, dataset.source)
-    evaluation = eval_script.evaluate_network(network, few, size=network.size, workers=0, progress=False)
-    assert evaluation.metrics.ap50 > 0.2
-
-
-def test_classes_must_fit(case):
-    args = SimpleNamespace(data=str(case), split="val", names=None)
-    config = SimpleNamespace(source="c.cfg")
-    with pytest.raises(UsageError, match=r"2 classes, c.cfg has 80"):
-        eval_script.load_classes(args, SimpleNamespace(heads=(1,), num_classes=80, config=config))
-    with pytest.raises(UsageError, match=r"without .yolo. sections"):
-        eval_script.load_classes(args, SimpleNamespace(heads=(), num_classes=80, config=config))
-
-
-def test_results_need_coco_ids(monkeypatch):
-    monkeypatch.setattr(eval_script, "load_dataset", lambda *_: SimpleNamespace(source="list.txt"))
-    with pytest.raises(UsageError, match="--results: needs COCO annotations"):
-        eval_script.truth_file(SimpleNamespace(data="my.data", split="val"))
-
-
-def test_an_empty_data_set(case):
-    dataset = eval_script.load_dataset(case, "val")
-    empty = type(dataset)((), dataset.names, dataset.category_ids, dataset.source)
-    with pytest.raises(InputError, match="no images"):
-        eval_script.evaluate_network(TruthTeller(), empty, size=(64, 64), workers=0, progress=False)
-
-
-def test_records_without_detections_are_counted():
-    record = ImageRecord(
-        1, Path("1.jpg"), (9, 9), np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
-    )
-    lines = "\n".join(evaluate([record], {}, ["disc", "square"]).lines()).splitlines()
-    assert lines[1].split() == ["disc", "0.000", "0.000"]
-    assert lines[2].split() == ["square", "-", "-"]
-    assert lines[4] == "AP50 0.000"

@@ -263,3 +263,10 @@ class TestFaults:
     def test_an_unknown_backend(self):
         with pytest.raises(UsageError, match="backend='slow'"):
             evaluate(self.truth, {}, NAMES, backend="slow")
+
+
+def test_records_without_detections_are_counted():
+    lines = "\n".join(evaluate([record(1, [[0, 0, 0, 0]], [0])], {}, ["disc", "square"]).lines()).splitlines()
+    assert lines[1].split() == ["disc", "0.000", "0.000"]
+    assert lines[2].split() == ["square", "-", "-"]
+    assert lines[4] == "AP50 0.000"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from evaluation.coco_files import evaluate_files
-from utils.errors import InputError
+from evaluation.coco_files import evaluate_files, truth_file
+from tests.painted import write_painted
+from utils.errors import InputError, UsageError
 
 TRUTH = {
     "images": [{"id": 4}, {"id": 9}],
@@ -91,3 +93,12 @@ def test_a_result_without_score(tmp_path):
 def test_results_in_an_object(tmp_path):
     with pytest.raises(InputError, match=r"results is dict .wanted a list of objects"):
         measure(tmp_path, TRUTH, {"results": RESULTS})
+
+
+def test_the_truth_of_results(tmp_path, monkeypatch):
+    write_painted(tmp_path / "data")
+    for data in (tmp_path / "data", tmp_path / "data" / "instances_train.json"):
+        assert truth_file(str(data), "train") == tmp_path / "data" / "instances_train.json"
+    monkeypatch.setattr("evaluation.coco_files.load_dataset", lambda *_: SimpleNamespace(source="list.txt"))
+    with pytest.raises(UsageError, match=r"--results: needs COCO annotations with image ids, --data my\.data has none"):
+        truth_file("my.data", "val")

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,15 @@ import torch
 import train
 from models.weights import save_darknet_weights
 from tests.painted import CFG, write_painted
+from tests.trainings import flags, short
+from training import detection
 from training.log import read_metrics
 from training.pretrained import load_pretrained
 from utils.cfg import load_cfg
 from utils.checkpoint import load_checkpoint
 from utils.errors import UsageError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
-@pytest.fixture(autouse=True)
-def _no_results_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +41,6 @@ def trained(painted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         train.main(flags(painted, out, "--iterations", 200, "--mosaic", 0, "--eval-interval", 0))
     assert read_metrics(out / "metrics.jsonl")[-1]["ap50"] > 0.8
     return out
-
-
-def flags(painted: Path, out: Path, *more: object, cfg: str = "painted.cfg") -> list[str]:
-    files = ("--cfg", painted / cfg, "--data", painted, "--out", out)
-    machine = ("--device", "cpu", "--workers", 0, "--precision", "fp32", "--no-scan")
-    return [str(flag) for flag in (*files, *machine, *more)]
-
-
-def short(painted: Path, out: Path, *more: object, cfg: str = "painted.cfg") -> list[str]:
-    return flags(painted, out, "--iterations", 2, "--eval-interval", 0, *more, cfg=cfg)
 
 
 @pytest.mark.parametrize("file", ["best.weights", "best.pt"])
@@ -151,14 +129,14 @@ def test_class_weights_by_the_data_and_none(painted: Path, tmp_path: Path, capsy
 
 def test_the_best_by_ap_is_kept(painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([(0.6, 0.3), (0.9, 0.2), (0.7, 0.4), (0.8, 0.3)])
-    real = train.evaluate_network
+    real = detection.evaluate_network
 
     def pretended(*args: object, **options: object) -> object:
         evaluation = real(*args, **options)
         evaluation.metrics.__dict__.update(dict(zip(("ap50", "ap"), next(scores), strict=True)))
         return evaluation
 
-    monkeypatch.setattr(train, "evaluate_network", pretended)
+    monkeypatch.setattr(detection, "evaluate_network", pretended)
     more = ("--iterations", 4, "--eval-interval", 1)
     train.main(flags(painted, tmp_path / "ap", *more, "--best-by", "ap"))
     assert load_checkpoint(tmp_path / "ap" / "best.pt")["iteration"] == 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.files import CSV_HEADER, Stems, crops, csv_report, file_name, json_report, yolo_labels
+from inference.files import CSV_HEADER, Stems, crops, csv_report, json_report, yolo_labels
 from inference.frames import Frame
 from utils.image import read_image
 from utils.structures import Detections
@@ -104,18 +104,3 @@ def test_stems_never_collide() -> None:
     names = [stems.plain(frame(source)) for source in sources]
     assert names == ["a", "a_2", "A_3", "a_2_2", "café _".replace("é", "_")]
     assert [stems.plain(frame(source)) for source in sources] == names
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("../../etc", "_.._etc"),
-        ("..", "_"),
-        ("", "_"),
-        ("a/b\\c:d", "a_b_c_d"),
-        ("猫 1", "猫 1"),
-        ("x" * 300, "x" * 100),
-    ],
-)
-def test_file_name(text: str, expected: str) -> None:
-    assert file_name(text) == expected

@@ -12,24 +12,19 @@ import torch
 from data.augment.classification import LabelledAugmentation
 from data.formats.class_folders import load_labelled
 from data.formats.dataset import Dataset
-from data.loading.classification import central_batches, central_input, labelled_batches, load_labelled_splits
-from utils.cfg import load_cfg, with_net
-from utils.errors import DatasetError, ImageError, UsageError
-from utils.image import network_input, write_image
+from data.loading.batch_loader import Loading
+from data.loading.classification import central_batches, central_input, labelled_batches
+from tests.painted import write_classes
+from utils.cfg import Config, load_cfg, with_net
+from utils.errors import ImageError, UsageError
+from utils.image import network_input
 from utils.keyed_random import keyed_rng
 from utils.structures import LabelledBatch
 
-AUGMENTATION = LabelledAugmentation.from_config(with_net(load_cfg("cifar"), cutmix=True, mosaic=True).net)
-
-
-def write_classes(root: Path) -> Path:
-    """Five training and three validation images of two classes."""
-    rng = keyed_rng(7)
-    for place in ("train/a/0", "train/a/1", "train/b/2", "train/b/3", "train/b/4", "val/a/5", "val/b/6", "val/b/7"):
-        path = root / f"{place}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, rng.integers(0, 256, (20, 30, 3), np.uint8))
-    return root
+CONFIG = with_net(
+    load_cfg("cifar"), cutmix=True, mosaic=True, batch=6, subdivisions=2, height=32, width=24, max_batches=2
+)
+AUGMENTATION = LabelledAugmentation.from_config(CONFIG.net)
 
 
 @pytest.fixture
@@ -42,9 +37,17 @@ def dataset(folder: Path) -> Dataset:
     return load_labelled(folder, "train")
 
 
-def load(dataset: Dataset, *, start: int = 0, stop: int = 4, **options: object) -> list[LabelledBatch]:
-    options = {"augmentation": AUGMENTATION, "batch": 3, "size": (32, 24), "seed": 0, "workers": 0, **options}
-    return list(labelled_batches(dataset, start=start, stop=stop, **options))
+def load(
+    dataset: Dataset,
+    augmentation: LabelledAugmentation = AUGMENTATION,
+    *,
+    config: Config = CONFIG,
+    start: int = 0,
+    seed: int = 0,
+    **loading: object,
+) -> list[LabelledBatch]:
+    loading = Loading(**{"workers": 0, **loading})
+    return list(labelled_batches(dataset, config, augmentation, loading, start=start, seed=seed))
 
 
 def same(first: LabelledBatch, second: LabelledBatch) -> bool:
@@ -55,7 +58,7 @@ def test_batches_are_functions_of_their_number(dataset: Dataset) -> None:
     batches = load(dataset)
     assert [tuple(batch.images.shape) for batch in batches] == [(3, 3, 32, 24)] * 4
     assert batches[0].images.dtype == torch.uint8 and batches[0].truth.shape == (3, 2)
-    for options in ({"workers": 2}, {"cache": "memory"}, {"start": 2}):
+    for options in ({"workers": 2}, {"cache": "memory"}, {"start": 1}):
         again = load(dataset, **options)
         assert all(same(*pair) for pair in zip(batches[-len(again) :], again, strict=True))
     assert not same(batches[0], load(dataset, seed=1)[0])
@@ -63,30 +66,43 @@ def test_batches_are_functions_of_their_number(dataset: Dataset) -> None:
 
 def test_each_image_comes_once_an_epoch(dataset: Dataset) -> None:
     plain = replace(AUGMENTATION, mix=0.0)
-    names = [name for batch in load(dataset, augmentation=plain, batch=5, stop=2) for name in batch.names]
+    names = [
+        name for batch in load(dataset, plain, config=with_net(CONFIG, batch=10, max_batches=1)) for name in batch.names
+    ]
     assert sorted(names[:5]) == sorted(names[5:]) == [str(record.path) for record in dataset.records]
     assert names[:5] != names[5:]
 
 
 def test_the_truth_is_the_folder(dataset: Dataset) -> None:
     plain = replace(AUGMENTATION, mix=0.0, label_smooth_eps=0.0)
-    for batch in load(dataset, augmentation=plain):
+    for batch in load(dataset, plain):
         assert [Path(name).parent.name for name in batch.names] == ["ab"[i] for i in batch.truth.argmax(1)]
         assert batch.truth.max() == 1
 
 
 def test_mixed_images_are_named(dataset: Dataset) -> None:
-    names = load(dataset, augmentation=replace(AUGMENTATION, mix=1.0, mixes=("mosaic",)))[0].names
+    names = load(dataset, replace(AUGMENTATION, mix=1.0, mixes=("mosaic",)))[0].names
     assert all(name.count(" + ") == 3 for name in names)
 
 
 def test_evaluation_goes_in_order(folder: Path) -> None:
     dataset = load_labelled(folder, "val")
     for workers in (0, 2):
-        batches = list(central_batches(dataset, batch=2, size=(16, 16), workers=workers))
+        batches = list(central_batches(dataset, batch=2, size=(16, 16), loading=Loading(workers)))
         assert [len(images) for images, _ in batches] == [2, 1]
         assert torch.cat([labels for _, labels in batches]).tolist() == [0, 1, 1]
     assert batches[0][0].dtype == torch.float32 and batches[0][0].shape == (2, 3, 16, 16)
+
+
+def test_processes_evaluate_mini_batches_in_turn(dataset: Dataset) -> None:
+    """Of three mini-batches the first and the last go to one process, the second to the other."""
+    whole, first, second = (
+        list(central_batches(dataset, batch=2, size=(16, 16), loading=Loading(0, rank=rank, ranks=ranks)))
+        for rank, ranks in ((0, 1), (0, 2), (1, 2))
+    )
+    for wanted, (images, labels) in zip(whole, (first[0], second[0], first[1]), strict=True):
+        assert torch.equal(images, wanted[0]) and torch.equal(labels, wanted[1])
+    assert (len(first), len(second)) == (2, 1)
 
 
 def test_the_middle_of_an_image() -> None:
@@ -106,36 +122,34 @@ def test_any_image_fills_the_input(shape: tuple[int, int], size: tuple[int, int]
     np.testing.assert_allclose(pixels, 0.2, rtol=1e-6)
 
 
-def test_a_scan_leaves_out_what_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(150):  # one bad image of more than a hundred is accepted
-        (folder / f"train/a/more{number}.png").write_bytes((folder / "train/a/0.png").read_bytes())
-    (folder / "train/a/bad.png").write_bytes(b"no image")
-    train_set, val_set = load_labelled_splits(str(folder), names=None, check=True, workers=1)
-    assert (len(train_set), len(val_set)) == (155, 3)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{folder}/train: 156 images of 2 classes"
-    assert lines[1] == "1 images cannot be used and are left out:" and "bad.png: " in lines[2]
-    (folder / "val/a/bad.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"val: 1 of 4 images cannot be used \(at most 0%\)"):
-        load_labelled_splits(str(folder), names=None, check=True, workers=1)
-    assert len(load_labelled_splits(str(folder), names=None, check=False, workers=1)[1]) == 4
-
-
-def test_names_from_a_file_decide_the_order(folder: Path) -> None:
-    (folder / "my.names").write_text("b\na\n")
-    train_set, val_set = load_labelled_splits(str(folder), names=str(folder / "my.names"), check=False, workers=1)
-    assert train_set.names == val_set.names == ("b", "a")
-
-
 def test_an_image_that_broke_meanwhile_is_one_line(dataset: Dataset, folder: Path) -> None:
     for path in (folder / "train").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(ImageError, match="not an image"):
         load(dataset)
     with pytest.raises(ImageError, match="not an image"):
-        list(central_batches(dataset, batch=2, size=(16, 16), workers=0))
+        list(central_batches(dataset, batch=2, size=(16, 16), loading=Loading(0)))
 
 
 def test_nothing_to_learn_from(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match=r"train: no images \(wanted at least one\)"):
         load(replace(dataset, records=()))
+
+
+def test_nothing_is_mixed_in_the_last_part_of_a_run(dataset: Dataset) -> None:
+    always = replace(AUGMENTATION, mix=1.0, close_mosaic=0.5)
+    mixed = [" + " in name for batch in load(dataset, always) for name in batch.names]
+    assert mixed == [True] * 6 + [False] * 6
+
+
+def test_processes_share_each_mini_batch(dataset: Dataset) -> None:
+    config = with_net(CONFIG, batch=8)
+    whole = load(dataset, config=config)
+    shares = [load(dataset, config=config, rank=rank, ranks=2) for rank in range(2)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert [len(part.names) for part in parts] == [2, 2]
+        assert batch.names == parts[0].names + parts[1].names
+        assert torch.equal(batch.images, torch.cat([part.images for part in parts]))
+        assert torch.equal(batch.truth, torch.cat([part.truth for part in parts]))
+    with pytest.raises(UsageError, match="batch=6 in subdivisions=2 does not divide among 2 processes"):
+        load(dataset, ranks=2)

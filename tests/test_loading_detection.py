@@ -20,18 +20,21 @@ from data.augment.detection import Augmentation
 from data.augment.photometric import default_photometric
 from data.formats.dataset import Dataset
 from data.loading import batch_loader
-from data.loading.batch_loader import permutation
+from data.loading.batch_loader import Loading, permutation
 from data.loading.cache import MemoryCache
 from data.loading.detection import eval_loader, train_loader
 from data.loading.multi_scale import DynamicMinibatch, MultiScale
 from data.loading.reader import Detail
+from data.loading.stream import Stream
+from utils.cfg.net import Net
 from utils.errors import DatasetError, EnvironmentFault, ImageError, UsageError
 from utils.image import network_input, read_image, write_image
 from utils.structures import Batch, ImageRecord
 
 EVERYTHING = Augmentation(
-    0.3, 1.5, False, True, 0.1, 1.5, 1.5, 1, 10, 0.5, 0.3, photometric=default_photometric(strength=3), close_at=6
+    0.3, 1.5, False, True, 0.1, 1.5, 1.5, 1, 10, 0.5, 0.3, photometric=default_photometric(strength=3), close_mosaic=0.5
 )
+CLOSING = replace(Net(), max_batches=12).closing  # the last half begins at mini-batch 6
 SIZES = MultiScale((64, 96), factor=1.5, step=16, seed=3, every=2, subdivisions=2)
 
 
@@ -51,8 +54,11 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def load(dataset: Dataset, start: int = 0, stop: int = 9, *, workers: int = 0, **options: object) -> list[Batch]:
-    settings = dict(batch=3, size_at=SIZES, seed=5) | options
-    return list(train_loader(dataset, EVERYTHING, start=start, stop=stop, workers=workers, **settings))
+    """Mini-batches of three; ``options`` are those of a stream, ``detail``, ``kept`` and ``context``."""
+    reading = {key: options.pop(key) for key in ("detail", "kept") if key in options}
+    loading = Loading(workers, context=options.pop("context", None))
+    stream = Stream(**dict(batch=3, size_at=SIZES, start=start, stop=stop, seed=5, closing=CLOSING) | options)
+    return list(train_loader(dataset, EVERYTHING, stream, loading, **reading))
 
 
 def assert_same(first: Iterable[Batch], second: Iterable[Batch]) -> None:
@@ -70,9 +76,7 @@ def test_workers_do_not_matter(dataset: Dataset, workers: int, largest: tuple[in
 
 def test_spawned_workers_and_a_shared_cache_do_not_matter(dataset: Dataset) -> None:
     wanted = load(dataset, stop=3)
-    assert_same(
-        wanted, load(dataset, stop=3, workers=1, context="spawn", cache=MemoryCache(dataset), largest=(96, 144))
-    )
+    assert_same(wanted, load(dataset, stop=3, workers=1, context="spawn", kept=MemoryCache(dataset), largest=(96, 144)))
 
 
 def test_a_cache_of_images_read_smaller_does_not_matter(dataset: Dataset) -> None:
@@ -80,7 +84,7 @@ def test_a_cache_of_images_read_smaller_does_not_matter(dataset: Dataset) -> Non
     wanted = load(dataset, stop=3, detail=detail)
     cache = MemoryCache(dataset, detail=detail)
     for workers in (0, 1, 0):
-        assert_same(wanted, load(dataset, stop=3, detail=detail, cache=cache, workers=workers))
+        assert_same(wanted, load(dataset, stop=3, detail=detail, kept=cache, workers=workers))
     assert not torch.equal(wanted[0].images, load(dataset, stop=1)[0].images)
 
 
@@ -89,12 +93,10 @@ def test_the_start_does_not_matter(dataset: Dataset) -> None:
 
 
 def test_the_size_of_a_mini_batch_does_not_matter(dataset: Dataset) -> None:
-    mixing = replace(EVERYTHING, close_at=None)
     streams = []
     for batch in (1, 3, 6):
-        loader = train_loader(
-            dataset, mixing, batch=batch, size_at=MultiScale((48, 32)), start=0, stop=18 // batch, seed=2, workers=0
-        )
+        stream = Stream(batch, MultiScale((48, 32)), start=0, stop=18 // batch, seed=2)  # whose end is not known
+        loader = train_loader(dataset, EVERYTHING, stream, Loading(0))
         streams.append(torch.cat([images for images, _, _ in loader]))
     assert torch.equal(streams[0], streams[1]) and torch.equal(streams[0], streams[2])
 
@@ -106,9 +108,8 @@ def test_partners_stand_near_in_the_order_of_the_images(dataset: Dataset) -> Non
     for k, record in enumerate(records):
         shutil.copy(dataset.records[k % 7].path, record.path) if k >= 7 else None
     many = replace(dataset, records=records)
-    loader = train_loader(
-        many, Augmentation(mosaic=1.0), batch=5, size_at=MultiScale((32, 32)), start=0, stop=20, seed=1, workers=0
-    )
+    stream = Stream(5, MultiScale((32, 32)), start=0, stop=20, seed=1)
+    loader = train_loader(many, Augmentation(mosaic=1.0), stream, Loading(0))
     order = [str(records[k].path) for epoch in range(3) for k in permutation(1, epoch, 50)]
     pairs = set()
     for position, name in enumerate(name for batch in loader for name in batch.names):
@@ -123,8 +124,9 @@ def test_an_image_is_decoded_once_for_the_mosaics_around_it(dataset: Dataset, mo
     monkeypatch.setattr(
         "data.loading.reader.read_image", lambda path, **options: read.append(path) or read_image(path, **options)
     )
-    settings = dict(batch=4, size_at=MultiScale((32, 32)), start=0, stop=8, seed=1, workers=0)
-    names = [name for batch in train_loader(dataset, Augmentation(mosaic=1.0), **settings) for name in batch.names]
+    stream = Stream(4, MultiScale((32, 32)), start=0, stop=8, seed=1)
+    loader = train_loader(dataset, Augmentation(mosaic=1.0), stream, Loading(0))
+    names = [name for batch in loader for name in batch.names]
     assert len(names) == 32 and len(read) <= 2 * 7  # each of seven images once a neighbourhood, of which there are two
 
 
@@ -140,10 +142,8 @@ def test_nothing_is_drawn_from_global_generators(dataset: Dataset) -> None:
 
 
 def test_an_epoch_shows_every_image_once(dataset: Dataset) -> None:
-    plain = Augmentation()
-    batches = list(
-        train_loader(dataset, plain, batch=2, size_at=MultiScale((32, 32)), start=0, stop=14, seed=0, workers=0)
-    )
+    stream = Stream(2, MultiScale((32, 32)), start=0, stop=14, seed=0)
+    batches = list(train_loader(dataset, Augmentation(), stream, Loading(0)))
     names = [name for batch in batches for name in batch.names]
     files = sorted(str(record.path) for record in dataset.records)
     epochs = [names[start : start + 7] for start in range(0, 28, 7)]
@@ -163,7 +163,7 @@ def test_batches_fit_together(dataset: Dataset) -> None:
         assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height, width, height])).all()
 
 
-def test_mosaics_end_at_close_at(dataset: Dataset) -> None:
+def test_mosaics_end_before_the_run(dataset: Dataset) -> None:
     sources = [name.count(" + ") for batch in load(dataset, stop=12) for name in batch.names]
     assert max(sources[: 6 * 3]) >= 3 and max(sources[6 * 3 :]) == 0
 
@@ -194,7 +194,7 @@ def test_nothing_to_load(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="7 images in mini-batches of 0"):
         load(dataset, batch=0)
     with pytest.raises(UsageError, match="mini-batches of 0 images"):
-        eval_loader(dataset, batch=0, size=(32, 32), letterbox=False, workers=0)
+        eval_loader(dataset, batch=0, size=(32, 32), letterbox=False, loading=Loading(0))
 
 
 class KillingSize:
@@ -238,7 +238,7 @@ def test_a_hung_worker_is_reported(dataset: Dataset, monkeypatch: pytest.MonkeyP
 
 
 def test_workers_end_with_a_loop_that_stops_early(dataset: Dataset) -> None:
-    loader = train_loader(dataset, Augmentation(), batch=1, size_at=SIZES, start=0, stop=50, seed=0, workers=2)
+    loader = train_loader(dataset, Augmentation(), Stream(1, SIZES, start=0, stop=50, seed=0), Loading(2))
     for _ in loader:
         assert len(multiprocessing.active_children()) == 2
         break
@@ -260,7 +260,7 @@ def test_workers_ignore_ctrl_c(dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 
 def test_evaluation_goes_in_order_through_every_image(dataset: Dataset) -> None:
     for workers in (0, 2):
-        batches = list(eval_loader(dataset, batch=3, size=(32, 48), letterbox=True, workers=workers))
+        batches = list(eval_loader(dataset, batch=3, size=(32, 48), letterbox=True, loading=Loading(workers)))
         assert [len(images) for images, _, _ in batches] == [3, 3, 1]
         records = [record for _, _, part in batches for record in part]
         assert [record.image_id for record in records] == [record.image_id for record in dataset.records]
@@ -275,7 +275,7 @@ def test_evaluation_goes_in_order_through_every_image(dataset: Dataset) -> None:
 def test_evaluation_of_a_bad_image_names_it(dataset: Dataset) -> None:
     dataset.records[3].path.write_bytes(b"")
     with pytest.raises(ImageError, match=r"3\.png: empty file"):
-        list(eval_loader(dataset, batch=3, size=(32, 48), letterbox=False, workers=1))
+        list(eval_loader(dataset, batch=3, size=(32, 48), letterbox=False, loading=Loading(1)))
 
 
 def test_multi_scale_by_hand() -> None:
@@ -327,9 +327,9 @@ def test_a_dynamic_mini_batch_holds_more_of_smaller_images(subdivisions: int) ->
 def test_the_loader_fills_dynamic_mini_batches(dataset: Dataset) -> None:
     sizes = MultiScale((64, 64), 1.4, seed=1, subdivisions=2, every=1, max_batches=200)
     positions = DynamicMinibatch(2, sizes, 400)
-    options = {"batch": 2, "size_at": sizes, "seed": 0, "workers": 0, "positions": positions}
-    batches = list(train_loader(dataset, Augmentation(), start=0, stop=12, **options))
+    stream = Stream(2, sizes, start=0, stop=12, seed=0, positions=positions)
+    batches = list(train_loader(dataset, Augmentation(), stream, Loading(0)))
     assert [len(batch.images) for batch in batches] == [len(positions(number)) for number in range(12)]
     assert len({len(batch.images) for batch in batches}) > 1
-    again = next(iter(train_loader(dataset, Augmentation(), start=7, stop=8, **options)))
+    again = next(iter(train_loader(dataset, Augmentation(), replace(stream, start=7, stop=8), Loading(0))))
     assert torch.equal(again.images, batches[7].images)

@@ -10,7 +10,7 @@ import pytest
 import detect
 import eval as eval_script
 import train
-from tests.painted import CFG, write_painted
+from tests.painted import CFG
 from training.log import read_metrics
 
 BODY = CFG[: CFG.index("[convolutional]\nfilters=14")]
@@ -31,11 +31,6 @@ thresh=.6
 )
 GAUSSIAN = LAST.format(22) + YOLO.replace("[yolo]", "[Gaussian_yolo]") + "iou_thresh=0.2\nmax_delta=5\n"
 CONTRASTIVE = LAST.format(14) + YOLO + "[route]\nlayers=-3\n" + LAST.format(16) + "[contrastive]\nyolo_layer=-3\n"
-
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_painted(tmp_path_factory.mktemp("painted") / "data")
 
 
 def flags(painted: Path, cfg: Path, *more: object) -> list[str]:

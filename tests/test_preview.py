@@ -13,13 +13,16 @@ import torch
 
 import detect
 import eval as eval_script
-import export
 import train
+from evaluation.flags import preview_evaluation
+from export.commands import main as export_main
+from export.flags import preview_export
+from inference.flags import preview_detection
 from models.darknet import Darknet
-from models.preview import preview_detection, preview_evaluation, preview_export, preview_training
 from models.weights import save_darknet_weights
 from tests.painted import CFG, write_painted
 from tests.ranks import ROOT
+from training.preview import preview_training
 from utils import cli
 from utils.cfg import parse_cfg, with_classes
 from utils.checkpoint import save_checkpoint
@@ -31,7 +34,7 @@ SCRIPTS = {
     "train": (train.main, preview_training),
     "eval": (eval_script.main, preview_evaluation),
     "detect": (detect.main, preview_detection),
-    "export": (export.main, preview_export),
+    "export": (export_main, preview_export),
 }
 _PROBE = """
 import contextlib, io, json, runpy, sys

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.loading.multi_scale import FixedMinibatch
-from data.loading.rank_share import Share, check_divisible
+from data.loading.rank_share import RankShare, check_divisible
 from utils.cfg.net import Net
 from utils.errors import UsageError
 
@@ -17,7 +17,7 @@ from utils.errors import UsageError
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 1000))
 def test_the_shares_are_the_mini_batch(batch: int, ranks: int, minibatch: int) -> None:
     whole = FixedMinibatch(batch)
-    shares = [Share(whole, rank, ranks)(minibatch) for rank in range(ranks)]
+    shares = [RankShare(whole, rank, ranks)(minibatch) for rank in range(ranks)]
     assert [position for share in shares for position in share] == list(whole(minibatch))
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from evaluation.flags import parse_eval_flags
+from export.flags import parse_export_flags
 from inference.flags import parse_detect_flags
 from models.graph import plan
 from training.flags import parse_train_flags
 from utils.cfg import load_cfg
-from utils.export_flags import parse_export_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

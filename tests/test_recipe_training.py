@@ -1,34 +1,20 @@
-"""The recipes from end to end: four painted images are learnt by heart, and a stopped run goes on as it was."""
+"""The recipes from end to end: four painted images are overfitted, and a stopped run goes on as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
+from tests import trainings
 from tests.painted import write_painted
 from training.log import read_metrics
+from training.run import Run
 from utils.checkpoint import load_checkpoint
 
-QUIET = "--device cpu --workers 0 --precision fp32 --no-scan"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
-@pytest.fixture(autouse=True)
-def _no_results_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +23,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, out: Path, flags: str) -> None:
-    files = ["--cfg", str(data / "painted.cfg"), "--data", str(data), "--out", str(out)]
-    train.main([*files, *QUIET.split(), *flags.split()])
+    train.main(trainings.flags(data, out, "--no-scan", *flags.split()))
 
 
 # twice the rate ends with one seed in six in a network that has broken
@@ -46,7 +31,7 @@ PLAIN = "--mosaic 0 --scale 0 --translate 0 --set flip=0 --set learning_rate=.01
 
 
 @pytest.mark.parametrize("loss", ["scaled", "simota"])
-def test_four_images_are_learnt_by_heart(four: Path, tmp_path: Path, loss: str) -> None:
+def test_four_images_are_overfitted(four: Path, tmp_path: Path, loss: str) -> None:
     run(four, tmp_path / "run", f"--recipe scaled --loss {loss} --iterations 300 --eval-interval 0 {PLAIN}")
     last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
     assert last["iteration"] == 300
@@ -57,7 +42,7 @@ def test_a_stopped_run_goes_on_with_its_recipe(four: Path, tmp_path: Path, monke
     flags = "--recipe scaled --mixup .3 --copy-paste .5 --shear 5 --iterations 8 --eval-interval 4"
     run(four, tmp_path / "whole", flags)
     with monkeypatch.context() as patch:  # stopped after the evaluation at 4
-        patch.setattr(train, "out_of_patience", lambda args, state, log: state.iteration == 4)
+        patch.setattr(Run, "out_of_patience", lambda run: run.state.iteration == 4)
         run(four, tmp_path / "parts", flags)
     train.main(["--resume", str(tmp_path / "parts")])
     whole, parts = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "parts"))

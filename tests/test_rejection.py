@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.losses.darknet import Losses
 from models.losses.rejection import LabelRejection
+from models.losses.result import Losses
 from utils.cfg import parse_cfg
 
 HEAD = """

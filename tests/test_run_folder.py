@@ -16,7 +16,7 @@ import pytest
 
 from utils import run_folder
 from utils.errors import EnvironmentFault
-from utils.run_folder import lock_folder, new_run_folder
+from utils.run_folder import file_name, lock_folder, new_run_folder
 
 fork = multiprocessing.get_context("fork")
 
@@ -112,3 +112,18 @@ def test_where_there_are_no_locks_at_all(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(run_folder, "fcntl", None)
     with lock_folder(tmp_path), lock_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("../../etc", "_.._etc"),
+        ("..", "_"),
+        ("", "_"),
+        ("a/b\\c:d", "a_b_c_d"),
+        ("猫 1", "猫 1"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_file_name(text: str, expected: str) -> None:
+    assert file_name(text) == expected

@@ -14,6 +14,6 @@ SLOW = ("torchvision", "torch._dynamo", "sympy", "albumentations", "tensorboard"
 
 @pytest.mark.parametrize("script", ["train", "eval", "detect", "export"])
 def test_starting_imports_nothing_slow_but_torch(script: str) -> None:
-    code = f"import sys, {script}; print([name for name in {SLOW} if name in sys.modules])"
+    code = f"import runpy, sys; runpy.run_path('{script}.py'); print([name for name in {SLOW} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

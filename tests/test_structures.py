@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.structures import Detections, Letterbox, Targets
+from utils.structures import Detections, ImageRecord, Letterbox, Targets, class_counts
 
 # 640x480 into 608x608: scale .95, 456 rows of image, 76 above and below
 WIDE = Letterbox(0.95, 0.95, 0.0, 76.0, (608, 608), (480, 640))
@@ -65,3 +67,9 @@ def test_detections_have_the_length_of_their_boxes() -> None:
 def test_values_are_not_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         WIDE.left = 3.0
+
+
+def test_objects_of_each_class_are_counted_but_for_crowds() -> None:
+    boxes, crowd = np.zeros((3, 4), np.float32), np.array([False, False, True])
+    assert class_counts([ImageRecord(1, Path("1.jpg"), (9, 9), boxes, np.array([0, 1, 0]), crowd)], 3) == [1, 1, 0]
+    assert class_counts([], 2) == [0, 0]

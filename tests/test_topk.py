@@ -27,6 +27,18 @@ def test_the_sixth_guess_does_not_count() -> None:
     assert counter.result().top5 == pytest.approx(5 / 7)
 
 
+def test_counts_of_other_images_add_up() -> None:
+    whole, shares = TopKCounter("abcdefg"), [TopKCounter("abcdefg") for _ in range(3)]
+    logits = torch.arange(70.0).mul(37).remainder(11).reshape(10, 7)
+    labels = torch.arange(10).remainder(6)
+    whole.add(logits, labels)
+    for counter, part in zip(shares, (slice(4), slice(4, 5), slice(5, None)), strict=True):
+        counter.add(logits[part], labels[part])
+    before = shares[0].counts.clone()
+    assert TopKCounter("abcdefg", [counter.counts for counter in shares]).result() == whole.result()
+    assert shares[0].counts.equal(before)
+
+
 def test_a_network_that_says_nothing_is_right_by_chance_only() -> None:
     counter = TopKCounter([str(number) for number in range(10)])
     counter.add(torch.zeros(10, 10), torch.arange(10))

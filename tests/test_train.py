@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,15 @@ import numpy as np
 import pytest
 import torch
 
-import export
 import train
 from data.formats.dataset import load_dataset
-from eval import evaluate_network
+from evaluation.detection import Settings, evaluate_network
+from export.commands import main as export_main
 from models import load_network
 from models.losses.darknet import DarknetLoss
-from tests.painted import CFG, NAMES, write_painted
+from tests.painted import CFG, NAMES
+from tests.trainings import flags, short
+from training import detection
 from training.log import RunLog, read_metrics
 from utils import cli
 from utils.cfg import load_cfg, parse_cfg
@@ -36,40 +37,10 @@ from utils.checkpoint import load_checkpoint
 from utils.errors import CfgError, Diverged, EnvironmentFault, InputError, UsageError, WeightsError
 from utils.image import read_image
 
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")
+
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 24  # of the runs that are stopped and resumed
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
-@pytest.fixture(autouse=True)
-def _no_results_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing it takes longer than a short training; the runs of module fixtures draw theirs."""
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_painted(tmp_path_factory.mktemp("painted") / "data")
-
-
-def flags(painted: Path, out: Path, *more: object) -> list[str]:
-    files = ("--cfg", painted / "painted.cfg", "--data", painted, "--out", out)
-    machine = ("--device", "cpu", "--workers", 0, "--precision", "fp32")
-    return [str(flag) for flag in (*files, *machine, *more)]
-
-
-def short(painted: Path, out: Path, *more: object) -> list[str]:
-    """Two iterations and one evaluation."""
-    return flags(painted, out, "--iterations", 2, "--no-scan", *more)
 
 
 def exact_flags(painted: Path, out: Path, *more: object) -> list[str]:
@@ -147,7 +118,7 @@ def test_tensorboard_events(finished: tuple[Path, str]) -> None:
 @pytest.mark.parametrize("name", ["best.weights", "best.pt"])
 def test_saved_weights_measure_what_the_run_measured(finished: tuple[Path, str], painted: Path, name: str) -> None:
     network = load_network(finished[0] / "network.cfg", finished[0] / name, fuse=False)
-    again = evaluate_network(network, load_dataset(painted, "val"), size=(64, 64), workers=0, progress=False)
+    again = evaluate_network(network, load_dataset(painted, "val"), Settings(workers=0), progress=False)
     best = json.loads((finished[0] / "best.json").read_text())
     assert again.metrics.ap50 == pytest.approx(best["ap50"], abs=1e-3)
     assert again.metrics.ap == pytest.approx(best["ap"], abs=1e-3)
@@ -155,7 +126,7 @@ def test_saved_weights_measure_what_the_run_measured(finished: tuple[Path, str],
 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_an_exported_checkpoint_is_the_weights_beside_it(finished: tuple[Path, str], name: str, tmp_path: Path) -> None:
-    export.main(["--weights", str(finished[0] / f"{name}.pt"), "--weights-out", str(tmp_path / "a.weights")])
+    export_main(["--weights", str(finished[0] / f"{name}.pt"), "--weights-out", str(tmp_path / "a.weights")])
     assert (tmp_path / "a.weights").read_bytes() == (finished[0] / f"{name}.weights").read_bytes()
     assert load_cfg(tmp_path / "a.cfg") == load_cfg(finished[0] / "network.cfg")
 
@@ -399,13 +370,13 @@ def test_frozen_layers_stay_to_the_bit(painted: Path, tmp_path: Path) -> None:
 
 def nan_images_at(monkeypatch: pytest.MonkeyPatch, *wanted: int) -> None:
     """Let the images of these mini-batches, counted from 1 over all tries, be NaN."""
-    real, calls = train.to_input, []
+    real, calls = detection.to_input, []
 
     def to_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
         calls.append(1)
         return real(images, device) * (torch.nan if len(calls) in wanted else 1)
 
-    monkeypatch.setattr(train, "to_input", to_input)
+    monkeypatch.setattr(detection, "to_input", to_input)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_images(
@@ -466,7 +437,7 @@ def test_a_gradient_that_is_not_finite_is_not_stepped_on(
             losses = super().__call__(raws, targets)
             return dataclasses.replace(losses, total=losses.total + (raws[0].sum() * 0).sqrt())
 
-    monkeypatch.setattr(train, "make_criterion", lambda network, *_: Steep(network.heads))
+    monkeypatch.setattr(detection, "make_criterion", lambda network, *_: Steep(network.heads))
     with pytest.raises(Diverged, match=r"iteration 1: the gradient's norm is nan on .*\.png, "):
         train.main(short(painted, tmp_path / "run", "--mosaic", 0))
     assert not (tmp_path / "run" / "last.pt").exists()

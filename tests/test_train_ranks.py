@@ -18,10 +18,14 @@ import torch
 
 import train
 from models.compiling import compile_layers
-from tests.painted import write_painted
+from tests import trainings
+from tests.painted import write_classes, write_painted
 from tests.ranks import PATIENCE, ROOT, Ranks, scripts
+from training import run as training_run
 from training.log import RunLog, read_metrics
 from utils.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")
 
 LONG = 100_000  # iterations: a run that is over only when it is ended
 
@@ -41,27 +45,16 @@ def ranks() -> Iterator[Ranks]:
         yield processes
 
 
-@pytest.fixture(autouse=True)
-def _torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
 def flags(painted: Path, out: Path, *more: object) -> list[str]:
-    files = ("--cfg", painted / "painted.cfg", "--data", painted, "--out", out, "--no-scan")
-    machine = ("--device", "cpu", "--workers", 0, "--precision", "fp32", "--mosaic", 0.5)
-    return [str(flag) for flag in (*files, *machine, *more)]
+    return trainings.flags(painted, out, "--no-scan", "--mosaic", 0.5, *more)
 
 
 def trained(argv: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[str]]:
     """Weights and average of this process after a run, and the files it opened for writing in the run folder."""
     states: list[Any] = []
     written: list[str] = []
-    make = train.TrainingState
-    train.TrainingState = lambda **parts: states.append(make(**parts)) or states[-1]
+    make = training_run.TrainingState
+    training_run.TrainingState = lambda **parts: states.append(make(**parts)) or states[-1]
     sys.addaudithook(lambda event, details: written.append(str(details[0])) if _writes(event, details) else None)
     train.main(argv)
     state = states[-1]
@@ -95,6 +88,49 @@ def test_two_processes_train_as_one(painted: Path, ranks: Ranks, tmp_path: Path)
     assert not [path for path in second[2] if str(tmp_path / "two") in path]  # one writer
 
 
+CLASSIFIER = """[net]
+width=16
+height=16
+channels=3
+batch=8
+subdivisions=2
+learning_rate=0.1
+burn_in=2
+max_batches=40
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=mish
+[avgpool]
+[convolutional]
+filters=3
+size=1
+activation=linear
+[softmax]
+"""
+
+
+def test_two_processes_train_a_classifier_as_one(ranks: Ranks, tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data")
+    (data / "tiny.cfg").write_text(CLASSIFIER)
+    more = ("--no-scan", "--iterations", 4, "--eval-interval", 2, "--batch", 8, "--subdivisions", 2, "--sync-bn")
+    train.main(trainings.flags(data, tmp_path / "one", *more, cfg="tiny.cfg"))
+    first, second = answers = ranks(trained, trainings.flags(data, tmp_path / "two", *more, cfg="tiny.cfg"))
+    assert [type(answer) for answer in answers] == [tuple, tuple], answers
+    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
+    for name, tensor in one["model"].items():
+        assert torch.equal(first[0][name], second[0][name])
+        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-3, atol=1e-4)
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    for alone, together in zip(*rows, strict=True):
+        assert alone.keys() == together.keys()
+        if "top1" in alone:
+            assert (together["top1"], together["top5"]) == (alone["top1"], alone["top5"])
+
+
 def test_a_batch_must_divide_among_the_processes(painted: Path, ranks: Ranks, tmp_path: Path) -> None:
     wanted = "UsageError: batch=8 in subdivisions=8 does not divide among 2 processes; give --batch 16,"
     for answer in ranks(trained, flags(painted, tmp_path / "run", "--batch", 8, "--subdivisions", 8)):
@@ -103,7 +139,7 @@ def test_a_batch_must_divide_among_the_processes(painted: Path, ranks: Ranks, tm
 
 def compiled(argv: Sequence[str]) -> dict[str, torch.Tensor]:
     """Weights after a run through torch.compile; its stock backend would call a C++ compiler for a minute."""
-    train.compile_layers = partial(compile_layers, backend="aot_eager")
+    training_run.compile_layers = partial(compile_layers, backend="aot_eager")
     return dict(trained([*argv, "--compile"])[0])
 
 
@@ -119,14 +155,14 @@ def test_compiled_layers_exchange_gradients_too(painted: Path, ranks: Ranks, tmp
 
 def stopped_and_resumed(argv: Sequence[str], out: str) -> None:
     """A run of which one process gets a signal in its third step, and its continuation."""
-    record = train.RunLog.step
+    record = RunLog.step
 
     def step(log: RunLog, iteration: int, *rest: Any) -> None:
         record(log, iteration, *rest)
         if iteration == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train.RunLog.step = step
+    RunLog.step = step
     try:
         train.main(argv)
     except SystemExit as ended:
@@ -135,7 +171,7 @@ def stopped_and_resumed(argv: Sequence[str], out: str) -> None:
         os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
         train.main(["--resume", out])
     finally:
-        train.RunLog.step = record
+        RunLog.step = record
 
 
 def test_resuming_two_processes_is_exact(ranks: Ranks, tmp_path: Path) -> None:

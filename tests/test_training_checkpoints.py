@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.darknet import Darknet
-from training.checkpoints import averaged_network
+from training.checkpoints import ema_network
 from training.ema import Ema
 from training.optim import make_optimizer
 from training.state import TrainingState
@@ -31,7 +31,7 @@ def state_after_a_step() -> TrainingState:
 def test_it_has_the_average_and_the_training_goes_on_undisturbed() -> None:
     state = state_after_a_step()
     before = torch.get_rng_state()
-    network = averaged_network(state)
+    network = ema_network(state)
     assert torch.equal(torch.get_rng_state(), before)
     weight = state.network.layers[0].conv.weight
     torch.testing.assert_close(network.layers[0].conv.weight, weight - 1)
@@ -41,7 +41,7 @@ def test_it_has_the_average_and_the_training_goes_on_undisturbed() -> None:
 def test_its_batch_norms_are_measured_on_the_images_given() -> None:
     state = state_after_a_step()
     images = torch.rand(4, 3, 8, 8)
-    network = averaged_network(state, [images])
+    network = ema_network(state, [images])
     convolved = network.layers[0].conv(images)
     torch.testing.assert_close(network.layers[0].bn.running_mean, convolved.mean((0, 2, 3)))
     assert torch.equal(state.network.layers[0].bn.running_mean, torch.zeros(2))  # the training keeps its own
@@ -50,7 +50,7 @@ def test_its_batch_norms_are_measured_on_the_images_given() -> None:
 def test_frozen_batch_norms_keep_their_statistics() -> None:
     state = state_after_a_step()
     state.network.freeze(1)
-    network = averaged_network(state, [torch.rand(4, 3, 8, 8)])
+    network = ema_network(state, [torch.rand(4, 3, 8, 8)])
     assert torch.equal(network.layers[0].bn.running_mean, torch.zeros(2))
 
 
@@ -58,4 +58,4 @@ def test_weights_that_are_not_finite_are_not_handed_on() -> None:
     state = state_after_a_step()
     state.network.layers[0].bn.running_var[0] = torch.nan
     with pytest.raises(Diverged, match="iteration 7: layers.0.bn.running_var holds NaN or infinity"):
-        averaged_network(state)
+        ema_network(state)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.pictures import _smooth, batch_picture, detections_picture, plot_results
+from training.pictures import _smooth, batch_picture, class_picture, detections_picture, plot_results
 from utils.image import read_image
-from utils.structures import Batch, Detections, ImageRecord, Targets
+from utils.structures import Batch, Detections, ImageRecord, LabelledBatch, Targets
 
 STEPS = [
     {"iteration": n, "loss": 5 / n, "box": 1 / n, "objectness": 3 / n, "classes": 1 / n, "lr": 0.01}
@@ -114,3 +114,15 @@ def test_smoothing() -> None:
 @pytest.mark.parametrize("count", [1, 2, 49, 100, 101, 199, 1000])
 def test_smoothing_keeps_length_and_constants(count: int) -> None:
     assert _smooth(np.full(count, 2.5)) == pytest.approx(np.full(count, 2.5))
+
+
+def test_a_classifiers_images_are_framed_by_their_classes() -> None:
+    images = torch.full((3, 3, 40, 60), 90, dtype=torch.uint8)
+    truth = torch.tensor([[1.0, 0.0, 0.0], [0.3, 0.7, 0.0], [0.98, 0.01, 0.01]])
+    names = ("cat", "dog", "owl")
+    one, mixed, smoothed = (
+        class_picture(LabelledBatch(images[i : i + 1], truth[i : i + 1], ("a.png",)), names) for i in range(3)
+    )
+    assert one.shape == mixed.shape and (one != 90).any()
+    assert np.array_equal(one, smoothed)  # what label smoothing leaves to the others is not named
+    assert not np.array_equal(one, mixed)

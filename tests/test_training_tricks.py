@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,41 +12,23 @@ import train
 from models.darknet import Darknet
 from models.layers.batch_norm import CrossMiniBatchNorm2d
 from models.layers.pointwise import DropBlockLayer
-from tests.painted import write_painted
-from training import adversarial, ema, step
+from tests import trainings
+from training import ema, step
+from training import run as training_run
 from training.log import RunLog, read_metrics
+from training.regularisers import adversarial
 from utils.checkpoint import load_checkpoint
 from utils.errors import CfgError, UsageError
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")
 
 ITERATIONS = 8
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_painted(tmp_path_factory.mktemp("painted") / "data")
-
-
 def run(painted: Path, out: Path, *more: object, iterations: int = ITERATIONS) -> Path:
     """A training of a few iterations in two parts each, evaluated at its end."""
-    files = ("--cfg", painted / "painted.cfg", "--data", painted, "--out", out, "--no-scan")
-    machine = ("--device", "cpu", "--workers", 0, "--precision", "fp32", "--eval-interval", 0)
     length = ("--iterations", iterations, "--batch", 4, "--subdivisions", 2, "--set", "burn_in=1")
-    train.main([str(flag) for flag in (*files, *machine, *length, *more)])
+    train.main(trainings.flags(painted, out, "--no-scan", "--eval-interval", 0, *length, *more))
     return out
 
 
@@ -111,8 +92,8 @@ def plain(painted: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def trained_network(monkeypatch: pytest.MonkeyPatch) -> list[Darknet]:
     """Where each network lands that a training builds."""
     networks: list[Darknet] = []
-    make = train.Darknet
-    monkeypatch.setattr(train, "Darknet", lambda config: networks.append(make(config)) or networks[-1])
+    make = training_run.Darknet
+    monkeypatch.setattr(training_run, "Darknet", lambda config: networks.append(make(config)) or networks[-1])
     return networks
 
 

@@ -1,4 +1,4 @@
-"""``--batch auto``: in how few parts a batch can be computed, so that each part fits into memory."""
+"""Automatic batch size (``--batch auto``): the largest mini-batches that fit into memory, the batch as it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USABLE = 0.9  # of free memory: the loss and the fragments between tensors need
 _BYTES_PER_PARAMETER = 16  # float32: weight, gradient, momentum, average
 
 
-def fit_memory(config: Config, size: Size, device: torch.device, dtype: torch.dtype, world: World) -> Config:
+def with_auto_batch(config: Config, size: Size, device: torch.device, dtype: torch.dtype, world: World) -> Config:
     """The cfg with the fewest subdivisions whose mini-batches fit, printed; the batch itself stays as it is.
 
     On a GPU forward and backward passes are tried, on a CPU their memory is estimated.
@@ -59,8 +59,8 @@ def fewest_parts(batch: int, processes: int, fits: Callable[[int], bool]) -> int
     Args:
         fits: whether a process can hold so many images.
     """
-    share = batch // processes
-    choices = (parts for parts in range(1, share + 1) if batch % (parts * processes) == 0)
+    most = batch // processes
+    choices = (parts for parts in range(1, most + 1) if batch % (parts * processes) == 0)
     return next((parts for parts in choices if fits(batch // processes // parts)), None)
 
 
@@ -88,7 +88,7 @@ def _tried(config: Config, images: int, size: Size, device: torch.device, dtype:
     torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng(devices=[device]):  # a trial takes no part in what the training draws
         try:
-            network = Darknet(config).to(device, memory_format=torch.channels_last).train()
+            network = Darknet(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             with autocast(device, dtype):
                 raws = network(torch.rand(images, config.net.channels, *size, device=device))
             sum(raw.square().mean() for raw in raws).backward()

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models.graph import plan
+from training.arguments import TrainFlags
 from training.class_weights import NONE, as_counts, class_weights, weights_line
 from training.recipes import RECIPES
-from training.schedule.plan import SMALL_BATCH, Schedule, plan_training
+from training.schedule.plan import SMALL_BATCH, Request, Schedule, plan_training
 from training.schedule.regime import Regime, choose_regime
-from utils.anchors import ImageRecord, class_counts
 from utils.cfg import Config, load_cfg, with_activation, with_classes, with_counters, with_net, with_size, with_yolo
 from utils.cfg.classifier import check_trainable
 from utils.cfg.effect import keys_without_effect
 from utils.cfg.layers import Convolutional
 from utils.errors import CfgError, UsageError
+from utils.structures import ImageRecord, class_counts
 
 BYTES_PER_ACTIVATION = 12  # of training in float32: convolution output, batch norm output, gradient
 
 
-def read_cfg(args: argparse.Namespace) -> Config:
+def read_cfg(args: TrainFlags) -> Config:
     """As `cfg_of_flags`; what a run will pass over is printed."""
     config = cfg_of_flags(args)
     for warning in config.warnings:
@@ -32,7 +32,7 @@ def read_cfg(args: argparse.Namespace) -> Config:
     return config
 
 
-def cfg_of_flags(args: argparse.Namespace) -> Config:
+def cfg_of_flags(args: TrainFlags) -> Config:
     """The cfg ``--cfg`` names, with the other flags of train.py applied."""
     config = load_cfg(args.cfg)
     given = {key: value for key in ("batch", "subdivisions") if (value := getattr(args, key)) is not None}
@@ -95,7 +95,7 @@ def weigh_classes(config: Config, text: str | None, names: Sequence[str], record
     return with_counters(config, as_counts(weights))
 
 
-def is_fine_tuning(args: argparse.Namespace, config: Config) -> bool:
+def is_fine_tuning(args: TrainFlags, config: Config) -> bool:
     """Whether ``--weights`` are of a trained detector and nobody gave a learning rate (a recipe is nobody)."""
     recipe = RECIPES[args.recipe].keys.get("learning_rate")
     if not args.weights or args.set.get("learning_rate", recipe) != recipe:
@@ -106,7 +106,7 @@ def is_fine_tuning(args: argparse.Namespace, config: Config) -> bool:
 
 
 def fit_schedule(
-    args: argparse.Namespace, config: Config, images: int, *, small_batch: int = SMALL_BATCH
+    args: TrainFlags, config: Config, images: int, *, small_batch: int = SMALL_BATCH
 ) -> tuple[Config, Regime]:
     """The cfg with batch and schedule for so many training images, and how to step; every change is printed.
 
@@ -118,16 +118,19 @@ def fit_schedule(
     regime, chosen = choose_regime(args, config, images, fine_tuning=fine_tuning)
     given = set(args.set) | {key for key in ("batch", "subdivisions") if getattr(args, key)}
     schedule = Schedule(**{field.name: getattr(net, field.name) for field in dataclasses.fields(Schedule)})
-    planned = plan_training(
-        schedule,
-        images,
+    request = Request(
         given=given,
         epochs=args.epochs,
         iterations=args.iterations,
-        bytes_per_image=BYTES_PER_ACTIVATION * plan(config).activations,
         nominal_batch=args.nominal_batch,
         small_batch=small_batch,
         warm_up=args.warm_up,
+    )
+    planned = plan_training(
+        schedule,
+        images,
+        request,
+        bytes_per_image=BYTES_PER_ACTIVATION * plan(config).activations,
         fine_tuning=fine_tuning,
         by_depth=regime.by_depth,
     )

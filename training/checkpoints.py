@@ -1,8 +1,8 @@
-"""The network a training is measured by: that of its averaged weights, and the files it is kept in."""
+"""The network a training is measured by: that of its averaged weights (EMA), and the files it is kept in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from utils.atomic import write_json
 from utils.checkpoint import save_checkpoint
 
 
-def averaged_network(
+def ema_network(
     state: TrainingState, images: Iterable[Tensor] = (), *, precision: torch.dtype = torch.float32
 ) -> Darknet:
-    """A copy of the network with the averaged weights, on its device, ready to evaluate and to save.
+    """A copy of the network with the averaged weights (EMA), on its device, ready to evaluate and to save.
 
     Args:
         images: mini-batches that the statistics of batch norms are measured on, see `training.precise_bn`; none takes
@@ -35,14 +35,14 @@ def averaged_network(
         network = Darknet(state.network.config)
     network.load_state_dict(state.ema.module_state())
     network.seen = state.iteration * network.config.net.batch
-    network.to(next(state.network.parameters()).device, memory_format=torch.channels_last)
+    network.to(next(state.network.parameters()).device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.freeze(state.network.frozen_layers)
     measure_statistics(network.eval(), images, precision=precision)
     return network
 
 
 def save_best(
-    state: TrainingState, network: Darknet, about: dict[str, Any], metrics: dict[str, Any], folder: Path
+    state: TrainingState, network: Darknet, about: dict[str, Any], metrics: Mapping[str, Any], folder: Path
 ) -> None:
     """Write best.pt, best.weights and what was measured of them, best.json."""
     weights = {"model": network.cpu().state_dict(), "iteration": state.iteration}

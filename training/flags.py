@@ -7,8 +7,8 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from training.recipes import RECIPES, apply_recipe
-from training.search.study import PRUNERS
+from training.arguments import AUTO, TrainFlags, make_parser
+from training.recipes import RECIPES
 from utils import cli
 from utils.errors import InputError, UsageError
 
@@ -28,36 +28,45 @@ FREE_ON_RESUME = {
     "compile",
     "tune",
 }
+# about boxes, of which a classifier knows nothing
+BOX_FLAGS = (
+    "letterbox",
+    "mixup",
+    "copy_paste",
+    "close_jitter",
+    "scale",
+    "translate",
+    "shear",
+    "sat",
+    "dropblock",
+    "best_by",
+)
 SEARCH_FLAGS = frozenset(("--tune", "--tune-space", "--tune-pruner", "--out"))
 LENGTH_FLAGS = frozenset(("--epochs", "--iterations"))
 
 
-_AUTO, _BACKBONE = "auto", "backbone"
-CHECK_SECONDS = 20  # of learning, unless --check says otherwise
-
-
-def parse_train_flags(argv: Sequence[str]) -> argparse.Namespace:
+def parse_train_flags(argv: Sequence[str]) -> TrainFlags:
     """Flags of a new run, or those of the run ``--resume`` names with the few that may change.
 
     Raises:
         UsageError: unknown or contradicting flags.
         InputError: ``--resume`` names no run.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv, namespace=TrainFlags())
     if args.check is not None and (args.resume or args.tune):
         raise UsageError("train.py: --check looks at what a new run would train; give it without --resume and --tune")
     if args.resume is None:
         args.set = dict(_assignment(text) for text in args.set)
         if args.cfg is None:
             raise UsageError("train.py: --cfg is needed, for example --cfg yolov4-tiny-mish.cfg")
-        args.fit_memory, args.batch = args.batch == _AUTO, None if args.batch == _AUTO else args.batch
-        apply_recipe(args)
+        args.fit_memory, args.batch = args.batch == AUTO, None if args.batch == AUTO else args.batch
+        _apply_recipe(args)
         return args
     return _resumed(parser, argv, args.resume)
 
 
-def save_args(args: argparse.Namespace, path: Path) -> None:
+def save_args(args: TrainFlags, path: Path) -> None:
     """Keep the flags of a run, for people and for ``--resume``."""
     path.write_text(
         json.dumps({key: _plain(value) for key, value in vars(args).items()}, indent=1) + "\n", encoding="utf-8"
@@ -72,13 +81,13 @@ def without_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
     return parser.parse_known_args(argv)[1]
 
 
-def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path) -> argparse.Namespace:
+def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path) -> TrainFlags:
     file = folder / "args.json"
     if not file.is_file():
         raise InputError(f"{folder}: no run to resume (wanted a folder of train.py with args.json and last.pt)")
     saved = _saved_flags(parser, file)
     saved.set = dict(saved.set)
-    apply_recipe(saved)  # for flags that are younger than the run
+    _apply_recipe(saved)  # for flags that are younger than the run
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_args(argv))
@@ -93,233 +102,17 @@ def _resumed(parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path)
     for key, value in given.items():
         setattr(saved, key, value)
     saved.out = str(folder)
-    saved.size = tuple(saved.size) if saved.size else None
+    saved.size = (saved.size[0], saved.size[1]) if saved.size else None
     return saved
 
 
-def _saved_flags(parser: argparse.ArgumentParser, file: Path) -> argparse.Namespace:
+def _saved_flags(parser: argparse.ArgumentParser, file: Path) -> TrainFlags:
     """The flags in args.json; those that came later into being have their defaults."""
     try:
         flags = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{file}: not the flags of a run ({error}); start a new run with --weights") from None
-    return argparse.Namespace(**{**vars(parser.parse_args([])), **flags})
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="train.py", description="Train a Darknet network with PyTorch.")
-    cli.add_network_flags(parser)
-    parser.add_argument(
-        "--activation", help="replace the activation of every batch-normalised convolution: mish, leaky ..."
-    )
-    parser.add_argument(
-        "--data", help="a .data or .yaml file, or a COCO folder (default: a built-in sample, drawn once)"
-    )
-    parser.add_argument("--out", help="run folder (default runs/train/NAME, numbered)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
-    parser.add_argument(
-        "--check",
-        type=cli.whole_number,
-        nargs="?",
-        const=CHECK_SECONDS,
-        metavar="SECONDS",
-        help="train nothing: look for faults of data, cfg, flags and weights, and learn 8 images by heart for SECONDS "
-        "(%(const)s; 0: not at all); --out gets a picture; exit code 3 if something serious was found, else 0",
-    )
-    _add_length_flags(parser)
-    _add_training_flags(parser)
-    _add_regularisation_flags(parser)
-    _add_data_flags(parser)
-    cli.add_device_flags(parser)
-    parser.add_argument("--compile", action="store_true", help="let torch.compile make the network's passes faster")
-    _add_process_flags(parser)
-    _add_search_flags(parser)
-    return parser
-
-
-def _add_length_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("length")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=cli.positive_int)
-    length.add_argument(
-        "--iterations", type=cli.positive_int, help="optimiser steps (default: the cfg's, less for small data)"
-    )
-    group.add_argument(
-        "--eval-interval", type=cli.whole_number, metavar="N", help="evaluate every N iterations (0: at the end)"
-    )
-    group.add_argument(
-        "--save-interval", type=cli.positive_int, metavar="N", help="save every N iterations (default: 5 minutes)"
-    )
-    group.add_argument(
-        "--patience", type=cli.positive_int, metavar="N", help="stop after N evaluations without a better one"
-    )
-    group.add_argument(
-        "--best-by", choices=("ap50", "ap"), help="what decides which evaluation is the best (default ap50)"
-    )
-    group.add_argument(
-        "--warm-up", type=cli.fraction, metavar="SHARE", help="of the iterations (default .04, 100 iterations or more)"
-    )
-
-
-def _add_training_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--recipe",
-        choices=tuple(RECIPES),
-        default="auto",
-        help="defaults of all that follows, see docs/training.md (default %(default)s; darknet: to its letter)",
-    )
-    group.add_argument("--loss", choices=("darknet", "scaled", "simota"), help="which predictions learn what")
-    group.add_argument(
-        "--optimizer",
-        choices=("cfg", "nesterov", "adamw"),
-        help="cfg: SGD with momentum, or Adam with adam=1 (default: cfg; deep networks on few images: adamw)",
-    )
-    group.add_argument(
-        "--nominal-batch",
-        type=cli.whole_number,
-        metavar="N",
-        help="learning_rate is meant for batches of N images and scaled to those of the run (0: is not scaled)",
-    )
-    group.add_argument(
-        "--batch",
-        type=_batch,
-        metavar="N|auto",
-        help="images for one optimiser step (default: the cfg's); auto: that, in the fewest --subdivisions that fit",
-    )
-    group.add_argument("--subdivisions", type=cli.positive_int, help="parts a batch is computed in, to save memory")
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any [net] key, e.g. learning_rate=0.001, or yolo.KEY=VALUE for every [yolo]",
-    )
-    group.add_argument(
-        "--freeze", type=_layers, default=0, metavar="N|backbone", help="keep the first N layers as they are"
-    )
-    group.add_argument(
-        "--class-weights",
-        metavar="auto|none|A,B,..|FILE",
-        help="how much each class counts; auto: rare ones more (default: the cfg's counters_per_class)",
-    )
-    group.add_argument("--clip-gradient", type=cli.number, metavar="NORM", help="largest gradient norm (0: any)")
-    group.add_argument(
-        "--precise-bn",
-        type=cli.whole_number,
-        metavar="N",
-        help="before evaluations measure batch norms on N images (0: running averages; default: 200 where deep)",
-    )
-    group.add_argument(
-        "--on-divergence",
-        choices=("restart", "stop"),
-        default="restart",
-        help="restart: once more from the last checkpoint with half the learning rate (default %(default)s)",
-    )
-    group.add_argument("--seed", type=cli.whole_number, default=0)
-    group.add_argument(
-        "--ema",
-        choices=("modern", "darknet", "off"),
-        default="modern",
-        help="the average of the weights that is evaluated and saved (darknet: as [net] ema_alpha says)",
-    )
-
-
-def _add_regularisation_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("YOLOv4's regularisation")
-    group.add_argument(
-        "--sat",
-        type=float,
-        metavar="LR",
-        help="self-adversarial training, for example 1 ([net] adversarial_lr)",
-    )
-    group.add_argument(
-        "--cbn", action="store_true", help="batch statistics gather over the subdivisions of a step (batch_normalize=2)"
-    )
-    group.add_argument(
-        "--dropblock", type=cli.fraction, default=0.0, metavar="P", help="drop blocks before each head, for example .1"
-    )
-    group.add_argument(
-        "--dropblock-side", type=cli.positive_int, default=7, metavar="N", help="cells of a block (default %(default)s)"
-    )
-
-
-def _add_process_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("several processes, started by torchrun (docs/training.md)")
-    group.add_argument(
-        "--sync-bn", action="store_true", help="batch norm sees the mini-batches of all processes as one"
-    )
-    group.add_argument(
-        "--rank-timeout",
-        type=cli.positive_int,
-        default=120,
-        metavar="SECONDS",
-        help="wait so long for another process before giving up (default %(default)s)",
-    )
-
-
-def _add_search_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("search for good values (docs/training.md; wants Optuna)")
-    group.add_argument(
-        "--tune", type=cli.whole_number, default=0, metavar="N", help="N short trainings instead of one, below --out"
-    )
-    group.add_argument(
-        "--tune-space", metavar="NAMES", help="what to try, for example optimiser,mosaic,box=0.05..0.5 (default: all)"
-    )
-    group.add_argument(
-        "--tune-pruner", choices=PRUNERS, default=PRUNERS[0], help="how hopeless trials end early (default %(default)s)"
-    )
-
-
-def _add_data_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("images")
-    group.add_argument("--cache", choices=("memory", "disk"), help="keep decoded images")
-    group.add_argument(
-        "--mosaic", type=cli.fraction, help="share of mosaics (default: one half where the cfg says mosaic=1)"
-    )
-    group.add_argument("--mixup", type=cli.fraction, help="share of images that are the mean of two")
-    group.add_argument(
-        "--copy-paste", type=cli.fraction, metavar="SHARE", help="share of images that get objects of another"
-    )
-    group.add_argument(
-        "--close-mosaic", type=cli.fraction, metavar="SHARE", help="last part without these three (default .1)"
-    )
-    group.add_argument(
-        "--close-jitter", type=cli.fraction, metavar="SHARE", help="last part with whole images, flipped but not moved"
-    )
-    group.add_argument(
-        "--flip-vertical",
-        action="store_true",
-        help="turn half of the images upside down, where that is no other picture: microscopes, satellites",
-    )
-    group.add_argument("--scale", type=cli.fraction, metavar="S", help="enlarge by 1 - S to 1 + S")
-    group.add_argument("--translate", type=cli.fraction, metavar="T", help="move by up to T of the side")
-    group.add_argument("--shear", type=_degrees, metavar="DEGREES", help="slant by up to so many degrees, either way")
-    group.add_argument(
-        "--photometric", metavar="default|none|FILE", default="none", help="extra colour augmentation: albumentations"
-    )
-    group.add_argument("--no-scan", dest="scan", action="store_false", help="do not check the images before training")
-
-
-def _batch(text: str) -> int | str:
-    """A number of images, or ``auto``."""
-    return _AUTO if text == _AUTO else cli.positive_int(text)
-
-
-def _layers(text: str) -> int | str:
-    """A number of layers, or ``backbone``."""
-    return text if text == _BACKBONE else cli.whole_number(text)
-
-
-def _degrees(text: str) -> float:
-    """An angle from 0 to 60."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an angle from 0 to 60 degrees")
-    return value
+    return TrainFlags(**{**vars(parser.parse_args([])), **flags})
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -331,3 +124,17 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
+
+
+def _apply_recipe(args: TrainFlags) -> None:
+    """Fill in what ``args.recipe`` says and nobody gave, in place.
+
+    A learning rate given by hand is meant for the batch of this run and is not scaled.
+    """
+    recipe = RECIPES[args.recipe]
+    if "learning_rate" in args.set and args.nominal_batch is None:
+        args.nominal_batch = 0
+    for flag, value in recipe.flags.items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
+    args.set = {**recipe.keys, **args.set}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.darknet import Darknet
 from utils.cfg.layers import Section
 
 
@@ -20,7 +22,7 @@ class LayerUpdates:
         network: has ``layers``, ``config.layers`` index for index, and ``config.net``.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Darknet) -> None:
         self.burn_in: int = network.config.net.burn_in
         self._layers = [
             (section, module, list(module.parameters(recurse=False)))
@@ -58,7 +60,7 @@ class LayerUpdates:
         return wanted and isinstance(module, nn.Conv2d)
 
 
-def freeze_weights_beside_batch_norm(network: nn.Module) -> None:
+def freeze_weights_beside_batch_norm(network: Darknet) -> None:
     """Freeze the weights of layers with ``train_only_bn``, in place: their batch norm, or their bias, learns alone."""
     for section, module in _own_modules(network):
         if section.train_only_bn and not isinstance(module, _BatchNorm) and hasattr(module, "weight"):
@@ -73,7 +75,7 @@ def drop_not_finite(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad.nan_to_num_(0, 0, 0)
 
 
-def _own_modules(network: nn.Module) -> Iterator[tuple[Section, nn.Module]]:
+def _own_modules(network: Darknet) -> Iterator[tuple[Section, Any]]:
     """(section, module) of every module with parameters of its own, each once, with the first layer that has it."""
     seen: set[nn.Parameter] = set()
     for layer, section in zip(network.layers, network.config.layers, strict=True):

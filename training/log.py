@@ -104,6 +104,15 @@ class SilentLog:
     def step(self, iteration: int, losses: Mapping[str, float], learning_rate: float) -> None:
         """Nothing."""
 
+    def evaluation(self, iteration: int, metrics: Mapping[str, float], board: str = "coco") -> None:
+        """Nothing."""
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """Nothing."""
+
+    def curve(self, name: str, precision: np.ndarray, iteration: int) -> None:
+        """Nothing."""
+
     def note(self, line: str) -> None:
         """Nothing."""
 

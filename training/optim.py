@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.darknet import Darknet
 from utils.cfg.net import Net
 from utils.keyed_random import keyed_rng
 
@@ -60,7 +61,7 @@ def _warm_restarts(net: Net, iteration: int) -> float:
     return net.learning_rate_min + (net.learning_rate - net.learning_rate_min) * height
 
 
-def parameter_groups(network: nn.Module, decay: float, *, decay_all: bool = False) -> list[dict[str, Any]]:
+def parameter_groups(network: Darknet, decay: float, *, decay_all: bool = False) -> list[dict[str, Any]]:
     """Parameters by weight decay and by the ``learning_rate`` multiplier of their layer.
 
     Weights of convolutions, connected, shortcut and implicit layers decay; biases and batch norm do not. Parameters
@@ -89,7 +90,7 @@ def parameter_groups(network: nn.Module, decay: float, *, decay_all: bool = Fals
     ]
 
 
-def make_optimizer(network: nn.Module, net: Net, kind: str = "cfg") -> torch.optim.Optimizer:
+def make_optimizer(network: Darknet, net: Net, kind: str = "cfg") -> torch.optim.Optimizer:
     """An optimiser for the loss summed over the images of a batch and divided by ``net.batch``.
 
     torch's fused kernels are left alone: on a CPU they read a gradient of another memory format than its weight in
@@ -103,6 +104,7 @@ def make_optimizer(network: nn.Module, net: Net, kind: str = "cfg") -> torch.opt
     rate = net.learning_rate
     adam = kind == "cfg" and net.adam
     groups = parameter_groups(network, net.decay, decay_all=adam)
+    optimizer: torch.optim.Optimizer
     if adam:
         # Darknet's Adam sees the sum over the batch; its eps is meant for gradients that much larger
         optimizer = torch.optim.Adam(groups, lr=rate, betas=(net.B1, net.B2), eps=net.eps / net.batch)

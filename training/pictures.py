@@ -16,9 +16,11 @@ from training.log import metric_title, shown_metrics
 from utils.atomic import atomic_write
 from utils.draw import batch_grid
 from utils.image import read_image
-from utils.structures import Batch, Detections, ImageRecord
+from utils.structures import Batch, Detections, ImageRecord, LabelledBatch
 
 _SHOWN_SCORE = 0.25  # of the detections that are drawn
+_SHOWN_SHARE = 0.15  # of the classes that are named; label smoothing leaves less to each
+_INSET = 0.12  # of the shorter side, between the frames of two classes
 _LOSSES = ("loss", "box", "objectness", "classes")
 _COLOURS = {"loss": "#222222", "box": "#1f77b4", "objectness": "#d62728", "classes": "#2ca02c"}
 _METRIC_COLOURS = ("#1f77b4", "#ff7f0e", "#7f7f7f")
@@ -33,6 +35,22 @@ def batch_picture(batch: Batch, names: Sequence[str], count: int = 16) -> np.nda
         [batch.targets.labels[row].numpy() for row in rows],
         names,
     )
+
+
+def class_picture(batch: LabelledBatch, names: Sequence[str], count: int = 16) -> np.ndarray:
+    """The first ``count`` images of a classifier's mini-batch with the classes they show: uint8 (H, W, 3) RGB.
+
+    Each class is a frame with its name, the largest share outermost.
+    """
+    height, width = batch.images.shape[2:]
+    boxes, labels = [], []
+    for truth in batch.truth[:count]:
+        shown = [int(label) for label in truth.argsort(descending=True, stable=True) if truth[label] > _SHOWN_SHARE]
+        insets = [_INSET * rank * min(height, width) for rank in range(len(shown))]
+        boxes.append(np.array([[inset, inset, width - inset, height - inset] for inset in insets]))
+        labels.append(np.array(shown))
+    images = [image.permute(1, 2, 0).numpy() for image in batch.images[:count]]
+    return batch_grid(images, boxes, labels, names)
 
 
 def detections_picture(

@@ -8,6 +8,7 @@ evaluated with its running statistics, finds nothing of what it has learned.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def measure_statistics(network: Darknet, batches: Iterable[Tensor], *, precision
 class _Moments:
     """Sums over the values that a batch norm gets, channel by channel."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         self.count = 0  # values of a channel
         self.sum = self.squares = torch.zeros_like(norm.running_mean, dtype=torch.float64)
         self.before = norm.running_mean.clone(), norm.running_var.clone(), norm.num_batches_tracked.clone()
@@ -63,7 +64,7 @@ class _Moments:
         self.sum = self.sum + values * mean.double()
         self.squares = self.squares + values * (variance.double() + mean.double().square())
 
-    def store(self, norm: nn.Module) -> None:
+    def store(self, norm: Any) -> None:
         """Write what was measured, or without a measurement what was there before."""
         mean, variance, batches = self.before
         if self.count:

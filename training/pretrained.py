@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,7 +75,8 @@ def expect_background(network: Darknet, prior: float = 0.01) -> None:
     for head in network.heads:
         if isinstance(head, RegionHead):  # its objectness is learned as a square error, not against a logit
             continue
-        bias = network.layers[head.index - 1].conv.bias
+        before: Any = network.layers[head.index - 1]
+        bias = before.conv.bias
         bias.view(head.num_anchors, -1)[:, head.box_entries] = math.log(prior / (1 - prior))
 
 
@@ -90,6 +92,7 @@ def freeze(network: Darknet, layers: int | str) -> None:
     if layers == BACKBONE:
         layers = backbone_size(network.graph)
         print(f"frozen: the first {layers} of {len(network.layers)} layers, the backbone")
+    assert isinstance(layers, int)
     if layers >= len(network.layers):
         raise UsageError(
             f"--freeze {layers}: {network.config.source} has {len(network.layers)} layers; leave some to train"

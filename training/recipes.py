@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,17 +83,3 @@ RECIPES = {
         },
     ),
 }
-
-
-def apply_recipe(args: argparse.Namespace) -> None:
-    """Fill in what ``args.recipe`` says and nobody gave, in place.
-
-    A learning rate given by hand is meant for the batch of this run and is not scaled.
-    """
-    recipe = RECIPES[args.recipe]
-    if "learning_rate" in args.set and args.nominal_batch is None:
-        args.nominal_batch = 0
-    for flag, value in recipe.flags.items():
-        if getattr(args, flag) is None:
-            setattr(args, flag, value)
-    args.set = {**recipe.keys, **args.set}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
+from models.darknet import Darknet
 from training.ema import Ema
 from utils.errors import Diverged, WeightsError
 
@@ -55,7 +55,7 @@ class TrainingState:
     ``iteration`` and nothing of the loading processes has to be kept.
     """
 
-    network: nn.Module
+    network: Darknet
     ema: Ema
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler

@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from training.layer_updates import LayerUpdates, drop_not_finite
 from training.state import TrainingState
+from training.task import TrainingBatch
 from utils.errors import Diverged
-from utils.structures import Batch
 
 _SHOWN_NAMES = 8
+Minibatch = TypeVar("Minibatch", bound=TrainingBatch)
 
 
-def in_steps(loader: Iterable[Batch], subdivisions: int) -> Iterator[list[Batch]]:
-    """The mini-batches of each optimiser step."""
+def in_steps(loader: Iterable[Minibatch], subdivisions: int) -> Iterator[list[Minibatch]]:
+    """The mini-batches of each optimiser step, over which gradient accumulation goes (Darknet's ``subdivisions``)."""
     mini_batches = iter(loader)
     while batches := list(itertools.islice(mini_batches, subdivisions)):
         yield batches
@@ -30,8 +32,10 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
     return images.float().div_(255)
 
 
-def step(state: TrainingState, updates: LayerUpdates, clip_norm: float | None, batches: Sequence[Batch]) -> None:
-    """One optimiser step from the gradients gathered of ``batches``."""
+def step(
+    state: TrainingState, updates: LayerUpdates, clip_norm: float | None, batches: Sequence[TrainingBatch]
+) -> None:
+    """One optimiser step from the gradients accumulated over ``batches``."""
     parameters = list(state.network.parameters())
     state.scaler.unscale_(state.optimizer)
     if state.network.config.net.try_fix_nan:
@@ -48,7 +52,7 @@ def step(state: TrainingState, updates: LayerUpdates, clip_norm: float | None, b
     state.iteration += 1
 
 
-def check_loss(terms: Mapping[str, float], iteration: int, batches: Sequence[Batch]) -> None:
+def check_loss(terms: Mapping[str, float], iteration: int, batches: Sequence[TrainingBatch]) -> None:
     """Refuse a loss that is not finite.
 
     Args:
@@ -64,13 +68,13 @@ def check_loss(terms: Mapping[str, float], iteration: int, batches: Sequence[Bat
         raise _diverged(iteration, f"the loss is {terms['loss']}" + (f" ({parts})" if parts else ""), batches)
 
 
-def check_gradient(norm: Tensor, iteration: int, batches: Sequence[Batch]) -> None:
+def check_gradient(norm: Tensor, iteration: int, batches: Sequence[TrainingBatch]) -> None:
     """Refuse a gradient whose ``norm`` is not finite; arguments and errors as for `check_loss`."""
     if not torch.isfinite(norm):
         raise _diverged(iteration, f"the gradient's norm is {norm.item()}", batches)
 
 
-def _diverged(iteration: int, what: str, batches: Sequence[Batch]) -> Diverged:
+def _diverged(iteration: int, what: str, batches: Sequence[TrainingBatch]) -> Diverged:
     """The end of a training, with the images of the step that was not taken."""
     names = [name for batch in batches for name in batch.names]
     shown = ", ".join(names[:_SHOWN_NAMES]) + (" ..." if len(names) > _SHOWN_NAMES else "")

@@ -72,15 +72,16 @@ def _draw_sizes(
     """Width over height of every box, both logarithmic: equal ratios are equal distances, as they are to IoU."""
     shown = wh[:: max(1, len(wh) // _MOST_BOXES)]
     owner = wh_iou(shown, anchors).argmax(axis=1)
-    axes.scatter(*shown.T, s=6, c=colours[owner], alpha=0.3, linewidths=0, rasterized=True)
+    axes.scatter(shown[:, 0], shown[:, 1], s=6, c=colours[owner], alpha=0.3, linewidths=0, rasterized=True)
     if before is not None:
-        axes.scatter(*before.T, s=170, marker="x", color=_OLD, linewidths=1.6, zorder=3)
-    axes.scatter(*anchors.T, s=230, c=colours, edgecolors="white", linewidths=1.6, zorder=4)
+        axes.scatter(before[:, 0], before[:, 1], s=170, marker="x", color=_OLD, linewidths=1.6, zorder=3)
+    axes.scatter(anchors[:, 0], anchors[:, 1], s=230, c=colours, edgecolors="white", linewidths=1.6, zorder=4)
     for number, (width, height) in enumerate(anchors):
         axes.text(width, height, str(number), color="white", ha="center", va="center", fontsize=9, zorder=5)
     axes.set(xscale="log", yscale="log", xlabel="width, input pixels", ylabel="height, input pixels")
     axes.set_aspect("equal", adjustable="datalim")
-    axes.figure.draw_without_rendering()  # the aspect widens the limits, which the ticks below go by
+    # the aspect widens the limits, which the ticks below go by
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # a Figure: nothing here has a SubFigure
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())

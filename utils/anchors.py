@@ -95,12 +95,6 @@ def anchor_lines(wh: np.ndarray, fitted: np.ndarray, before: np.ndarray | None =
     yield "anchors = " + ", ".join(f"{width:.0f},{height:.0f}" for width, height in fitted)
 
 
-def class_counts(records: Sequence[ImageRecord], classes: int) -> list[int]:
-    """Objects of each class, what ``counters_per_class`` of a [yolo] section weighs classes by."""
-    labels = [record.labels[~record.crowd] for record in records]
-    return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=classes).tolist()
-
-
 def _scattered(wh: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Boxes to start from, far from each other (k-means++)."""
     chosen = [wh[rng.integers(len(wh))]]

@@ -28,7 +28,7 @@ def atomic_write(path: Path, *, binary: bool = True) -> Iterator[IO]:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb" if binary else "w", **({} if binary else {"encoding": "utf-8"})) as file:
+        with temporary.open("wb" if binary else "w", encoding=None if binary else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -88,3 +88,9 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     with atomic_write(path, binary=False) as file:
         json.dump(content, file, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or not there."""
+    with atomic_write(path, binary=False) as file:
+        file.write(text)

@@ -7,17 +7,33 @@ import errno
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from utils.errors import UsageError, UserError
 from utils.memory import keep_freed_memory
 from utils.structures import Size
 
 EXIT_BUG, EXIT_INPUT, EXIT_ENVIRONMENT = 1, 3, 4
+ABOUT_BOXES = "about boxes, of which a classifier knows nothing; drop what is given"
 _NO_MEMORY = "can't allocate memory"  # how torch's CPU allocator says it, in a plain RuntimeError
 _NO_GPU_MEMORY = "OutOfMemoryError"  # torch's; by name, as a refusal should not wait until torch is imported
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+if TYPE_CHECKING:
+
+    class Flags:
+        """The values of a program's flags; each program annotates its own in a class derived from this one.
+
+        At run time it is argparse's Namespace, whose ``__getattr__`` would let a misspelt flag pass a type checker.
+        """
+
+        def __init__(self, **values: object) -> None: ...
+        def __contains__(self, name: str) -> bool: ...
+
+else:
+    Flags = argparse.Namespace
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +47,7 @@ class Terminated(BaseException):
     """SIGTERM arrived; a BaseException so that no ``except Exception`` swallows it."""
 
 
-def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> NoReturn:
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a script's ``main`` and turn every way it can end into an exit code.
 
     0 ok, 1 a bug of ours, 2 usage, 3 bad input file, 4 environment, 5 diverged, 130 SIGINT, 143 SIGTERM.
@@ -84,6 +100,26 @@ def _one_line(error: BaseException) -> str:
 
 def _raise_terminated(_signal: int, _frame: object) -> NoReturn:
     raise Terminated
+
+
+Given = TypeVar("Given", bound=Flags)
+
+
+def with_values(args: Given, **values: object) -> Given:
+    """The flags with other values for some: what was decided after they were read."""
+    return type(args)(**{**vars(args), **values})
+
+
+def refuse(args: Flags, names: Collection[str], why: str) -> None:
+    """Refuse those of the flags ``names`` that were given.
+
+    Raises:
+        UsageError: with these flags and ``why``.
+    """
+    given = [name for name in names if getattr(args, name, None)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{flags}: {why}")
 
 
 def parse_size(text: str) -> Size:

@@ -51,7 +51,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     machine: int = 0
-    _store: dist.Store | None = field(default=None, repr=False)
+    _store: Any = field(default=None, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -98,7 +98,7 @@ class World:
 
     def on_main(self, call: Callable[[], Value]) -> Value:
         """What ``call()`` returns in the main process, which alone makes the call, for all."""
-        values = [call() if self.is_main else None]
+        values: list[Any] = [call() if self.is_main else None]
         if self.size > 1:
             dist.broadcast_object_list(values)
         return values[0]
@@ -155,7 +155,7 @@ class World:
         if self.size == 1:
             yield from batches
             return
-        with replica.no_sync():
+        with replica.no_sync():  # type: ignore[operator]  # of DistributedDataParallel
             yield from batches[:-1]
         yield batches[-1]
 
@@ -165,7 +165,9 @@ class World:
         if self.size == 1:
             return
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
-        statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+        statistics = [
+            tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None
+        ]
         if statistics:
             flat = torch.cat([tensor.flatten() for tensor in statistics])
             dist.all_reduce(flat)

@@ -94,10 +94,10 @@ def decode_image(data: bytes, *, source: str = "<bytes>", reduction: int = 1) ->
         return image if reduction == 1 else _averaged(image, reduction)
     size, orientation = frame
     _check_pixels(size, source)
-    image = _decode_jpeg(data, reduction)
-    if image is None or image.shape[:2] != reduced(size, reduction):
+    decoded = _decode_jpeg(data, reduction)
+    if decoded is None or decoded.shape[:2] != reduced(size, reduction):
         raise ImageError(f"{source}: JPEG data is corrupt or cut short; replace the file")
-    return np.ascontiguousarray(_upright(image, orientation))
+    return np.ascontiguousarray(_upright(decoded, orientation))
 
 
 def reduced(size: Size, reduction: int) -> Size:

@@ -55,7 +55,7 @@ def nms(
     looked = len(order) if limit is None else min(len(order), FIRST_LOOK * limit)
     while True:
         kept = _survivors(boxes[:looked], labels[:looked], threshold, exponent)
-        if looked == len(order) or len(kept) >= limit:
+        if looked == len(order) or limit is None or len(kept) >= limit:
             return order[kept[:limit]]
         looked = min(len(order), 4 * looked)
 

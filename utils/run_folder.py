@@ -1,9 +1,10 @@
-"""The folder of one run: numbered without races, locked while in use."""
+"""The folder of one run: numbered without races, locked while in use; names of the files in it."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from pathlib import Path
 from typing import IO
@@ -13,7 +14,7 @@ from utils.errors import EnvironmentFault
 try:
     import fcntl
 except ImportError:  # Windows: runs are numbered without races there too, but not locked
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _MOST_RUNS = 100_000
 
@@ -55,3 +56,8 @@ def lock_folder(folder: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
+
+
+def file_name(text: str) -> str:
+    """``text`` as the name of a file: a class called ``../x`` must not leave its folder."""
+    return re.sub(r"[^\w .+-]", "_", text).strip(" .")[:100] or "_"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +38,12 @@ class ImageRecord:
     labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray | None = None
+
+
+def class_counts(records: Sequence[ImageRecord], classes: int) -> list[int]:
+    """Objects of each class, what ``counters_per_class`` of a [yolo] section weighs classes by."""
+    labels = [record.labels[~record.crowd] for record in records]
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=classes).tolist()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import av
 import cv2
@@ -118,7 +118,8 @@ class VideoWriter:
         self._size = (height + height % 2, width + width % 2)  # yuv420p has one colour sample for 2x2 pixels
         self._container = av.open(str(self.part), "w", format="mp4", options=_FRAGMENTED)
         options = dict(ENCODERS[self._encoder])
-        self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=options)
+        stream = self._container.add_stream(self._encoder, rate=self._rate, options=options)
+        self._stream = cast("av.VideoStream", stream)
         self._stream.height, self._stream.width = self._size
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = self._tick
@@ -143,6 +144,7 @@ class VideoWriter:
         return frame
 
     def _mux(self, frame: av.VideoFrame) -> None:
+        assert self._container is not None
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
@@ -214,6 +216,7 @@ def _remux(source: Path, target: Path) -> None:
         for packet in before.demux(video):
             if packet.dts is None:  # the last, empty one only flushes a decoder
                 continue
+            assert packet.pts is not None
             packet.pts, packet.dts = packet.pts - start, packet.dts - start
             packet.stream = copy
             after.mux(packet)

@@ -7,15 +7,16 @@ pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
 from data.augment.colour import ColourRange, apply_colour, blur, draw_factor
-from data.augment.detection import Samples
+from data.augment.detection import Samples, given_flags
 from data.augment.photometric import Photometric
+from utils.cfg import Config
 from utils.cfg.net import Net
 from utils.structures import Size
 
@@ -125,7 +126,7 @@ class LabelledAugmentation:
         mixes: which of MIXES take turns; ``mix`` is the probability that an image is mixed at all.
         label_smooth_eps: what of the truth goes to the other classes.
         photometric: changes of the finished image.
-        close_at: from this mini-batch on nothing is mixed; None is never.
+        close_mosaic: share of the run, at its end, in which nothing is mixed.
     """
 
     crop: RandomCrop
@@ -135,35 +136,45 @@ class LabelledAugmentation:
     mix: float = 0.0
     label_smooth_eps: float = 0.0
     photometric: Photometric | None = None
-    close_at: int | None = None
+    close_mosaic: float = 0.0
 
     @classmethod
-    def from_config(
-        cls,
-        net: Net,
-        *,
-        mix: float | None = None,
-        flip_vertical: bool = False,
-        photometric: Photometric | None = None,
-        close_at: int | None = None,
-    ) -> LabelledAugmentation:
-        """What a cfg asks for; ``mix`` overrides the one half that Darknet mixes."""
+    def from_config(cls, net: Net) -> LabelledAugmentation:
+        """What a cfg asks for."""
+        assert net.min_crop is not None and net.max_crop is not None  # [net] derives them
         return cls(
-            crop=RandomCrop(net.min_crop, net.max_crop, net.angle, net.aspect, net.flip, flip_vertical),
+            crop=RandomCrop(net.min_crop, net.max_crop, net.angle, net.aspect, net.flip),
             colours=ColourRange(net.hue, net.saturation, net.exposure),
             blur=_PLAIN_BLUR if net.blur == 1 else net.blur // 2 * 2 + 1 if net.blur else 0,
             mixes=_mixes(net),
-            mix=_DARKNET_MIX if mix is None else mix,
+            mix=_DARKNET_MIX,
             label_smooth_eps=net.label_smooth_eps,
-            photometric=photometric,
-            close_at=close_at,
         )
 
-    def closed(self, minibatch: int) -> LabelledAugmentation:
-        """This augmentation as it is at mini-batch number ``minibatch``."""
-        if self.close_at is None or minibatch < self.close_at:
-            return self
-        return replace(self, mix=0.0)
+    def with_flags(self, flags: object) -> LabelledAugmentation:
+        """This augmentation with the ``flags`` that are not None; ``mosaic`` is ``mix``, of whatever kind.
+
+        Raises:
+            InputError: ``photometric`` names no pipeline.
+        """
+        given = given_flags(self, flags)
+        given["crop"] = replace(self.crop, **given_flags(self.crop, flags))
+        if (mix := getattr(flags, "mosaic", None)) is not None:
+            given["mix"] = mix
+        return replace(self, **given)
+
+    def closed(self, minibatch: int, closing: Callable[[float], int] | None) -> LabelledAugmentation:
+        """This augmentation as it is at mini-batch number ``minibatch``.
+
+        Args:
+            closing: the first mini-batch of the last part of the run, by that part's share of it; None: it has no end.
+        """
+        return replace(self, mix=0.0) if closing and minibatch >= closing(self.close_mosaic) else self
+
+
+def augmentation_of(config: Config, flags: object) -> LabelledAugmentation:
+    """What a cfg asks for, and ``flags`` change; see `LabelledAugmentation.with_flags`."""
+    return LabelledAugmentation.from_config(config.net).with_flags(flags)
 
 
 def labelled_picture(
@@ -226,7 +237,8 @@ def _mixed(pictures: Sequence[Picture], mix: str, rng: np.random.Generator) -> P
     if mix == "cutmix":
         across, down = (_part(rng, side, _CUTMIX_SIDE) for side in (width, height))
         left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
-        return cutmix(*pictures, (left, top, left + across, top + down))
+        first, second = pictures
+        return cutmix(first, second, (left, top, left + across, top + down))
     if mix == "mosaic":
         return mosaic(pictures, (_part(rng, width, _MOSAIC_CUT), _part(rng, height, _MOSAIC_CUT)))
     return pictures[0]

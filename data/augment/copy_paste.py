@@ -38,7 +38,7 @@ def sample_pastes(rng: np.random.Generator, donor: Sample, host: Sample) -> tupl
         if min(across, down) < 0 or right <= left or bottom <= top:
             continue
         for x, y in rng.integers(0, (across + 1, down + 1), size=(_TRIES, 2)).tolist():
-            placed = np.float32([x, y, x + right - left, y + bottom - top])
+            placed = np.array([x, y, x + right - left, y + bottom - top], np.float32)
             if (_covered(placed, taken, of=taken) <= _MOST_COVERED).all():
                 taken = np.concatenate([taken, placed[None]])
                 pastes.append(Paste(index, (left, top, right, bottom), (x, y)))
@@ -53,7 +53,7 @@ def apply_pastes(host: Sample, donor: Sample, pastes: tuple[Paste, ...]) -> Samp
     for paste in pastes:
         (left, top, right, bottom), (x, y) = paste.box, paste.to
         image[y : y + bottom - top, x : x + right - left] = donor.image[top:bottom, left:right]
-        moved = donor.boxes[paste.index : paste.index + 1] + np.float32([x - left, y - top] * 2)
+        moved = donor.boxes[paste.index : paste.index + 1] + np.array([x - left, y - top] * 2, np.float32)
         boxes.append(clip(moved, frame))  # rounding to pixels can leave half of one outside
     indices = [paste.index for paste in pastes]
     return Sample(

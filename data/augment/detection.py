@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data.augment.affine import NO_MOTION, Affine, warp
+from data.augment.affine import Affine, warp
 from data.augment.colour import ColourRange
 from data.augment.copy_paste import apply_pastes, sample_pastes
 from data.augment.mosaic import Mosaic, WideMosaic
-from data.augment.photometric import Photometric
-from data.augment.transforms import Geometry, compose, mixup, whole
+from data.augment.photometric import Photometric, load_photometric
+from data.augment.transforms import Geometry, Tile, compose, mixup, whole
+from utils.cfg import Config
 from utils.cfg.heads import Region, Yolo
 from utils.cfg.net import Net
 from utils.structures import Sample, Size
@@ -46,11 +48,11 @@ class Augmentation:
         hue, saturation, exposure, blur, gaussian_noise: see :class:`data.augment.colour.ColourRange`.
         mosaic, mixup, copy_paste: probabilities.
         mosaic_bound: clip boxes to their mosaic tile.
-        affine: how each picture is moved once it is composed. With one, mosaics are wide and bound.
+        scale, translate, shear: see :class:`data.augment.affine.Affine`. With one, mosaics are wide and bound.
         max_boxes: so many boxes an image keeps, chosen at random ([yolo] ``max``).
         photometric: changes of the finished image, after mosaic and mixup.
-        close_at: from this mini-batch on neither mosaic, mixup nor copy-paste; None is never.
-        whole_at: from this mini-batch on whole images, not moved: neither jitter, resize nor affine; None is never.
+        close_mosaic: share of the run, at its end, with neither mosaic, mixup nor copy-paste.
+        close_jitter: share of the run, at its end, with whole images, not moved: neither jitter, resize nor affine.
     """
 
     jitter: float = 0.0
@@ -67,59 +69,55 @@ class Augmentation:
     mixup: float = 0.0
     copy_paste: float = 0.0
     mosaic_bound: bool = False
-    affine: Affine = NO_MOTION
+    scale: float = 0.0
+    translate: float = 0.0
+    shear: float = 0.0
     max_boxes: int = 200
     photometric: Photometric | None = None
-    close_at: int | None = None
-    whole_at: int | None = None
+    close_mosaic: float = 0.0
+    close_jitter: float = 0.0
 
     @classmethod
-    def from_config(
-        cls,
-        net: Net,
-        yolo: Yolo | Region,
-        *,
-        mosaic: float | None = None,
-        mixup: float | None = None,
-        copy_paste: float = 0.0,
-        flip_vertical: bool = False,
-        mosaic_bound: bool | None = None,
-        affine: Affine = NO_MOTION,
-        photometric: Photometric | None = None,
-        close_at: int | None = None,
-        whole_at: int | None = None,
-    ) -> Augmentation:
-        """What a cfg asks for; ``mosaic``, ``mixup`` and ``mosaic_bound`` override it.
+    def from_config(cls, net: Net, head: Yolo | Region) -> Augmentation:
+        """What a cfg asks for.
 
         Args:
-            yolo: the last detection layer, whose ``jitter``, ``resize`` and ``max`` rule the whole network.
+            head: the last detection layer, whose ``jitter``, ``resize`` and ``max`` rule the whole network.
         """
+        mode = mixing_mode(net)
         return cls(
-            jitter=yolo.jitter,
-            resize=yolo.resize,
+            jitter=head.jitter,
+            resize=head.resize,
             letter_box=net.letter_box,
             flip=net.flip,
-            flip_vertical=flip_vertical,
             hue=net.hue,
             saturation=net.saturation,
             exposure=net.exposure,
             blur=net.blur,
             gaussian_noise=net.gaussian_noise,
-            mosaic=_DARKNET_MIX * (mixing_mode(net) == _MOSAIC) if mosaic is None else mosaic,
-            mixup=_DARKNET_MIX * (mixing_mode(net) == _MIXUP) if mixup is None else mixup,
-            copy_paste=copy_paste,
-            mosaic_bound=net.mosaic_bound if mosaic_bound is None else mosaic_bound,
-            affine=affine,
-            max_boxes=yolo.max,
-            photometric=photometric,
-            close_at=close_at,
-            whole_at=whole_at,
+            mosaic=_DARKNET_MIX * (mode == _MOSAIC),
+            mixup=_DARKNET_MIX * (mode == _MIXUP),
+            mosaic_bound=net.mosaic_bound,
+            max_boxes=head.max,
         )
+
+    def with_flags(self, flags: object) -> Augmentation:
+        """This augmentation, with those attributes of ``flags`` that bear the name of one of its own and are not None.
+
+        Raises:
+            InputError: ``photometric`` names no pipeline.
+        """
+        return replace(self, **given_flags(self, flags))
 
     @property
     def geometry(self) -> Geometry:
         """The part that moves pixels."""
         return Geometry(self.jitter, self.resize, self.letter_box, self.flip, self.flip_vertical)
+
+    @property
+    def affine(self) -> Affine:
+        """How each picture is moved once it is composed."""
+        return Affine(self.scale, self.translate, self.shear)
 
     @property
     def colours(self) -> ColourRange:
@@ -128,17 +126,40 @@ class Augmentation:
 
     def pixels_needed(self, largest: Size) -> Size:
         """(H, W) a source must have for its closest crop to fill an input of ``largest`` (H, W) pixel for pixel."""
-        enlarged = (1 + self.affine.scale) / self.geometry.closest
+        enlarged = (1 + self.scale) / self.geometry.closest
         return math.ceil(largest[0] * enlarged), math.ceil(largest[1] * enlarged)
 
-    def closed(self, minibatch: int) -> Augmentation:
-        """This augmentation as it is at mini-batch number ``minibatch``."""
-        changes: dict[str, object] = {}
-        if self.close_at is not None and minibatch >= self.close_at:
+    def closed(self, minibatch: int, closing: Callable[[float], int] | None) -> Augmentation:
+        """This augmentation as it is at mini-batch number ``minibatch``.
+
+        Args:
+            closing: the first mini-batch of the last part of the run, by that part's share of it; None: it has no end.
+        """
+        changes: dict[str, Any] = {}
+        if closing and minibatch >= closing(self.close_mosaic):
             changes |= {"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0.0}
-        if self.whole_at is not None and minibatch >= self.whole_at:
-            changes |= {"jitter": 0.0, "resize": 1.0, "affine": NO_MOTION}
+        if closing and minibatch >= closing(self.close_jitter):
+            changes |= {"jitter": 0.0, "resize": 1.0, "scale": 0.0, "translate": 0.0, "shear": 0.0}
         return replace(self, **changes) if changes else self
+
+
+def given_flags(augmentation: Any, flags: object) -> dict[str, Any]:
+    """The ``flags`` that are not None and bear the name of a field of ``augmentation``, as values for these fields."""
+    values = {field.name: getattr(flags, field.name, None) for field in fields(augmentation)}
+    given = {name: value for name, value in values.items() if value is not None}
+    if "photometric" in given:
+        given["photometric"] = load_photometric(given["photometric"])
+    return given
+
+
+def augmentation_of(config: Config, flags: object) -> Augmentation:
+    """What a cfg asks for, and ``flags`` change; see `Augmentation.with_flags`."""
+    return Augmentation.from_config(config.net, last_head(config)).with_flags(flags)
+
+
+def last_head(config: Config) -> Yolo | Region:
+    """The section whose keys rule the augmentation of the whole network."""
+    return next(section for section in reversed(config.layers) if isinstance(section, Yolo | Region))
 
 
 def mixing_mode(net: Net) -> int:
@@ -207,13 +228,15 @@ def _picture(
 ) -> tuple[Sample, tuple[int, ...]]:
     """One source, or with the probability of a mosaic four, placed, coloured and moved; in ``out`` unless moved."""
     affine, canvas = augmentation.affine, size
+    mosaic: Mosaic | WideMosaic
+    tiles: Sequence[Tile]
     if draws.choice.random() < augmentation.mosaic:
         others = _partners(len(samples), index, draws.choice)
         indices = tuple(draws.choice.permutation([index, *others]).tolist())
         sources = [samples[i] for i in indices]
         if affine:
-            mosaic, bound = WideMosaic(size, augmentation.geometry), True
-            canvas = mosaic.canvas
+            wide = WideMosaic(size, augmentation.geometry)
+            mosaic, bound, canvas = wide, True, wide.canvas
         else:
             mosaic, bound = Mosaic(size, augmentation.geometry), augmentation.mosaic_bound
         tiles = mosaic.sample(draws.motion, [source.image.shape[:2] for source in sources]).tiles

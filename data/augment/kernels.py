@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def _loaded() -> Kernels:
     library = opened(functools.partial(compiled, target, plan, what="the augmentation of images"))
     shift_colours, resize_bilinear = library.shift_colours, library.resize_bilinear
     shift_colours.restype = resize_bilinear.restype = None
-    place = [ctypes.c_void_p, *[ctypes.c_size_t] * 3]
+    place: list[Any] = [ctypes.c_void_p, *[ctypes.c_size_t] * 3]
     shift_colours.argtypes = [*place, *[ctypes.c_float] * 3]
     resize_bilinear.argtypes = [*place, *place, *[ctypes.c_int] * 3, *[ctypes.c_float] * 3]
 

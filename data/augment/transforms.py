@@ -221,7 +221,7 @@ def clip(boxes: np.ndarray, window: Sequence[int] | np.ndarray) -> np.ndarray:
         window: of all boxes (4,), or of each (4, N).
     """
     left, top, right, bottom = window
-    low, high = np.float32([left, top, left, top]).T, np.float32([right, bottom, right, bottom]).T
+    low, high = (np.array(ends, np.float32).T for ends in ([left, top, left, top], [right, bottom, right, bottom]))
     return np.minimum(np.maximum(boxes, low), high)
 
 
@@ -271,7 +271,7 @@ def mixup(first: Sample, second: Sample) -> Sample:
 
 def _moved_into(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
     """What ``window`` shows of ``boxes``, in its own pixels."""
-    shown = clip(boxes, window) - np.float32([*window[:2], *window[:2]])
+    shown = clip(boxes, window) - np.array([*window[:2], *window[:2]], np.float32)
     return shown[_visible(shown)]
 
 

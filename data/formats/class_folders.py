@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.formats.dataset import Dataset, Split
-from data.formats.description import images_in, read_labelled_list
+from data.formats.dataset_files import images_in, read_labelled_list
 from data.formats.yolo_txt import UNREADABLE
 from utils.errors import DatasetError, ImageError
 from utils.image import image_size, printable
@@ -35,15 +35,16 @@ def load_labelled(path: str | Path, split: Split, *, names: Sequence[str] | None
         DatasetError: what is wrong, with the file.
     """
     path = Path(path)
+    images: Sequence[Path]
     if path.is_dir():
         folder = _split_folder(path, split)
         names = tuple(names or _class_names(path, folder))
         images, labels = _in_class_folders(folder, names)
     elif path.suffix == ".data":
-        description, label_texts = read_labelled_list(path, split)
-        names = tuple(names or description.names)
+        listed, label_texts = read_labelled_list(path, split)
+        names = tuple(names or listed.names)
         check_names(names, len(label_texts), source=printable(path))
-        images, labels, folder = description.images, _labels_in_paths(description.images, label_texts, path), path
+        images, labels, folder = listed.images, _labels_in_paths(listed.images, label_texts, path), path
     else:
         raise DatasetError(
             f"{printable(path)}: no folder and no .data file (wanted a folder with train/CLASS/ and val/CLASS/ in it)"
@@ -81,7 +82,8 @@ def _in_class_folders(folder: Path, names: Sequence[str]) -> tuple[list[Path], l
             f"{printable(folder)}: {_listed(unknown)} are none of the {len(names)} classes ({_listed(names)}); "
             "rename or remove these folders"
         )
-    images, labels = [], []
+    images: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(names):
         found = images_in(folder / name) if name in own else ()
         images += found
@@ -96,7 +98,7 @@ def _labels_in_paths(images: Sequence[Path], labels: Sequence[str], source: Path
     by_length: dict[int, dict[str, int]] = defaultdict(dict)
     for number, label in enumerate(labels):
         by_length[len(label)][label] = number
-    found = []
+    found: list[int] = []
     for image in images:
         text = printable(image.relative_to(source.parent) if image.is_relative_to(source.parent) else image)
         matches = _matches(text, by_length)

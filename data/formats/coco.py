@@ -95,7 +95,7 @@ def _rows(content: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]
 
 def _unique_ids(rows: list[dict[str, Any]], kind: str, where: str) -> list[int]:
     """The ``id`` of each row: an integer, each only once."""
-    ids = [row.get("id") for row in rows]
+    ids: list[Any] = [row.get("id") for row in rows]
     wrong = [(row, id_) for row, id_ in enumerate(ids) if type(id_) is not int]
     if wrong:
         raise DatasetError(f"{where}: {kind}[{wrong[0][0]}].id={wrong[0][1]!r}: must be an integer; number them anew")
@@ -140,7 +140,7 @@ def _categories(
 
 def _boxes_xywh(annotations: list[dict[str, Any]], where: str) -> np.ndarray:
     """float64 (N, 4) x, y, width, height, finite."""
-    rows = [annotation.get("bbox") for annotation in annotations]
+    rows: list[Any] = [annotation.get("bbox") for annotation in annotations]
     shaped = [isinstance(row, list) and len(row) == 4 and all(type(v) in (int, float) for v in row) for row in rows]
     if not all(shaped):
         wrong = shaped.index(False)
@@ -155,7 +155,7 @@ def _areas(annotations: list[dict[str, Any]], boxes_xywh: np.ndarray, where: str
     """float64 (N,): the annotated areas, of the box where there is none."""
     areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
     for row, annotation in enumerate(annotations):
-        area = annotation.get("area")
+        area: Any = annotation.get("area")
         if type(area) in (int, float):
             areas[row] = _bounded(area)
         elif area is not None:
@@ -177,14 +177,14 @@ def _check_finite(values: np.ndarray, annotations: list[dict[str, Any]], key: st
 
 
 def _image_size(image: dict[str, Any], where: str) -> tuple[int, int]:
-    size = (image.get("height"), image.get("width"))
+    size: tuple[Any, Any] = (image.get("height"), image.get("width"))
     if not all(type(side) is int and side > 0 for side in size):
         raise DatasetError(f"{where}: image {image['id']}: width={size[1]!r}, height={size[0]!r}: must be pixels")
     return size
 
 
 def _image_paths(images: list[dict[str, Any]], folders: Sequence[Path], allow_outside: bool, where: str) -> list[Path]:
-    names = [image.get("file_name") for image in images]
+    names: list[Any] = [image.get("file_name") for image in images]
     for image, name in zip(images, names, strict=True):
         if not isinstance(name, str) or not name or "\0" in name:
             raise DatasetError(f"{where}: image {image['id']}: file_name={name!r}: must be the name of a file")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.formats.coco import read_coco
-from data.formats.description import read_data_file, read_yaml
+from data.formats.dataset_files import read_data_file, read_yaml
 from data.formats.yolo_txt import read_yolo_txt
 from utils.errors import DatasetError
 from utils.image import printable
@@ -81,14 +81,14 @@ def load_dataset(
     if suffix == ".json":
         return _load_coco(path, path.parent, split, names, allow_outside)
     if suffix in (".yaml", ".yml"):
-        description = read_yaml(path, split)
+        listed = read_yaml(path, split)
     elif suffix == ".data":
-        description = read_data_file(path, split)
+        listed = read_data_file(path, split)
     else:
         raise DatasetError(f"{printable(path)}: unknown kind {path.suffix!r} (wanted .data, .yaml, .json or a folder)")
-    names = names or description.names
-    check_names(names, len(description.names), source=printable(path))
-    records, notes = read_yolo_txt(description.images, len(names), missing_labels=missing_labels)
+    names = names or listed.names
+    check_names(names, len(listed.names), source=printable(path))
+    records, notes = read_yolo_txt(listed.images, len(names), missing_labels=missing_labels)
     category_ids = tuple(range(1, len(names) + 1))  # as COCO counts
     return Dataset(records, tuple(names), category_ids, str(path), split, notes)
 

@@ -7,7 +7,8 @@ import functools
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
 
 import cv2
 import numpy as np
@@ -28,10 +29,31 @@ _TIMEOUT = 600  # seconds a mini-batch may take before its worker counts as hung
 _SIGNAL_DELAY = 0.5  # seconds within which the death of a worker is signalled
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How mini-batches are loaded; what is in them depends on none of it.
+
+    Attributes:
+        workers: processes; 0 loads in this one.
+        cache: which decoded images are kept, see `data.loading.cache.open_cache`; nothing is kept for evaluation.
+        pin_memory: put mini-batches where a GPU can fetch them while it computes.
+        rank, ranks: of several processes that work together, which this is: it gets its part of the images.
+        context: how workers start, "fork" or "spawn"; default the platform's.
+    """
+
+    workers: int = 2
+    cache: Literal["memory", "disk"] | None = None
+    pin_memory: bool = False
+    rank: int = 0
+    ranks: int = 1
+    context: Literal["fork", "spawn"] | None = None
+
+
 class Batches(Protocol):
     """Mini-batches by their number; an error is returned, because raising would wrap it in a traceback."""
 
-    dataset: Images
+    @property
+    def dataset(self) -> Images: ...
 
     def __getitem__(self, minibatch: int) -> Any: ...
 
@@ -84,7 +106,7 @@ class BatchLoader(DataLoader):
         """
         self._slots = slots
         super().__init__(
-            batches if slots is None else _Lending(batches, slots),
+            cast("Dataset[Any]", batches) if slots is None else _Lending(batches, slots),
             batch_size=None,
             sampler=numbers if slots is None else _Asking(numbers, slots),
             num_workers=workers,
@@ -99,8 +121,8 @@ class BatchLoader(DataLoader):
         self._records = batches.dataset.records
         self._reading = reading
 
-    def __iter__(self) -> Iterator[Any]:
-        iterator = super().__iter__()
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator closes its workers by itself
+        iterator: Any = super().__iter__()
         workers = getattr(iterator, "_workers", ())
         try:
             yield from self._items(iterator)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from data.formats.dataset import Dataset
+from data.loading.batch_loader import Loading
 from data.loading.reader import ALL_DETAIL, Detail, ImageCache
 from utils.atomic import atomic_write
 from utils.errors import EnvironmentFault
@@ -188,6 +189,15 @@ def open_cache(
         folder = folder or Path(dataset.source).parent / ".yolov4_images"
         cache = DiskCache(dataset, folder, budget=budget, detail=detail)
     return cache, cache.summary
+
+
+def cache_for(dataset: Dataset, loading: Loading, detail: Detail = ALL_DETAIL) -> ImageCache | None:
+    """The cache ``loading`` asks for; what it holds is printed. Processes that work together share the memory."""
+    budget = available_memory() // loading.ranks if loading.cache == "memory" else None
+    cache, note = open_cache(loading.cache, dataset, budget=budget, detail=detail)
+    if note:
+        print(note)
+    return cache
 
 
 def _fitting(sizes: list[tuple[int, int]], budget: int) -> list[int]:

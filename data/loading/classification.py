@@ -1,4 +1,4 @@
-"""What a classifier learns from and is measured on: checked images, and mini-batches of them by their number.
+"""Mini-batches of labelled images, of which a classifier learns and by which it is measured.
 
 Order and randomness are keyed as in data/loading/detection.py: a mini-batch is a pure function of the seed and its
 number.
@@ -7,6 +7,7 @@ number.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -17,90 +18,62 @@ from torch.utils.data import Dataset as TorchDataset
 
 from data.augment.classification import LabelledAugmentation, labelled_picture
 from data.augment.kernels import kernels
-from data.formats.class_folders import load_labelled
 from data.formats.dataset import Dataset
-from data.loading.batch_loader import AUGMENT, BatchLoader, permutation, reading_marks
-from data.loading.cache import open_cache
+from data.loading.batch_loader import AUGMENT, BatchLoader, Loading, permutation, reading_marks
+from data.loading.cache import cache_for
+from data.loading.multi_scale import MultiScale
+from data.loading.rank_share import check_divisible
 from data.loading.reader import ImageCache, SampleReader
-from data.scan import scan
+from data.loading.stream import Stream
+from utils.cfg import Config
 from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
 from utils.keyed_random import keyed_rng
-from utils.names import read_names
 from utils.structures import LabelledBatch, Size
 
 _LONGEST_STRIP = 8  # an image longer than so many inputs is cut to its middle before it is scaled
 
 
-def load_labelled_splits(path: str, *, names: str | None, check: bool, workers: int) -> tuple[Dataset, Dataset]:
-    """The training and the validation images of a classifier.
-
-    Args:
-        path: what ``--data`` names.
-        names: a file of class names to use in place of the data set's own.
-        check: look at every image first; what cannot be used is printed and left out.
-        workers: threads that do it.
-    """
-    train_set = load_labelled(path, "train", names=read_names(names) if names else None)
-    val_set = load_labelled(path, "val", names=train_set.names)
-    if check:
-        return checked(train_set, workers), checked(val_set, workers)
-    return train_set, val_set
-
-
-def checked(dataset: Dataset, workers: int) -> Dataset:
-    """The data set without the images that cannot be used, which are printed."""
-    report = scan(dataset, workers=workers, progress=True)
-    print(f"{printable(dataset.source)}: {len(dataset):,} images of {len(dataset.names):,} classes")
-    for line in report.faults():
-        print(line)
-    return report.dataset
-
-
 def labelled_batches(
-    dataset: Dataset,
-    augmentation: LabelledAugmentation,
-    *,
-    batch: int,
-    size: Size,
-    start: int,
-    stop: int,
-    seed: int,
-    workers: int,
-    cache: str | None = None,
-) -> DataLoader:
-    """Load training mini-batches number ``start`` to ``stop - 1`` as :class:`LabelledBatch`.
-
-    Args:
-        batch: images in a mini-batch.
-        size: (H, W) of the network input.
-        workers: processes; 0 loads in this one. The batches are the same bytes for any number.
-        cache: see `data.loading.cache.open_cache`.
+    dataset: Dataset, config: Config, augmentation: LabelledAugmentation, loading: Loading, *, start: int, seed: int
+) -> Iterable[LabelledBatch]:
+    """The mini-batches from iteration ``start`` to the cfg's last, each a pure function of the seed and its number.
 
     Raises:
-        UsageError: no images.
+        UsageError: no images, or a batch that does not divide among the processes.
         As :func:`data.loading.detection.train_loader` while iterating.
     """
+    net = config.net
+    check_divisible(net, loading.ranks)
     if len(dataset) == 0:
         raise UsageError(f"{dataset.source}: no images (wanted at least one)")
-    images, note = open_cache(cache, dataset)
-    if note:
-        print(note)
+    stream = Stream(
+        batch=net.batch // net.subdivisions,
+        size_at=MultiScale((net.height, net.width)),
+        start=start * net.subdivisions,
+        stop=net.max_batches * net.subdivisions,
+        seed=seed,
+        closing=net.closing,
+    )
+    kept = cache_for(dataset, loading)
     kernels()  # once, before there are workers
-    reading = reading_marks(workers)
-    batches = LabelledBatches(dataset, augmentation, batch, size, seed, _reader(dataset, images, reading))
-    return BatchLoader(batches, range(start, stop), workers, reading, False, None)
+    reading = reading_marks(loading.workers)
+    batches = LabelledBatches(dataset, augmentation, stream, stream.order(loading), _reader(dataset, kept, reading))
+    return BatchLoader(batches, stream.numbers, loading.workers, reading, loading.pin_memory, loading.context)
 
 
-def central_batches(dataset: Dataset, *, batch: int, size: Size, workers: int) -> DataLoader:
+def central_batches(dataset: Dataset, *, batch: int, size: Size, loading: Loading) -> DataLoader:
     """Load every image once, in order, as Darknet validates a classifier.
+
+    Of several processes each gets whole mini-batches in turn.
 
     Yields:
         float32 (B, 3, H, W) in [0, 1] and int64 (B,) labels; the last mini-batch may be smaller.
     """
-    reading = reading_marks(workers)
+    reading = reading_marks(loading.workers)
     batches = CentralBatches(dataset, batch, size, _reader(dataset, None, reading))
-    return BatchLoader(batches, range(math.ceil(len(dataset) / batch)), workers, reading, False, None)
+    numbers = range(loading.rank, math.ceil(len(dataset) / batch), loading.ranks)
+    return BatchLoader(batches, numbers, loading.workers, reading, loading.pin_memory, loading.context)
 
 
 def central_input(image: np.ndarray, size: Size) -> np.ndarray:
@@ -140,9 +113,8 @@ class LabelledBatches(TorchDataset):
 
     dataset: Dataset
     augmentation: LabelledAugmentation
-    batch: int
-    size: Size
-    seed: int
+    stream: Stream
+    positions: Callable[[int], range]
     reader: SampleReader
 
     def __getitem__(self, minibatch: int) -> LabelledBatch | UserError:
@@ -153,14 +125,15 @@ class LabelledBatches(TorchDataset):
             return error
 
     def _make(self, minibatch: int) -> LabelledBatch:
-        classes, augmentation = len(self.dataset.names), self.augmentation.closed(minibatch)
-        images = torch.empty((self.batch, 3, *self.size), dtype=torch.uint8)
-        truth, names = torch.empty((self.batch, classes)), []
-        for row in range(self.batch):
-            epoch, place = divmod(minibatch * self.batch + row, len(self.dataset))
-            index = int(permutation(self.seed, epoch, len(self.dataset))[place])
-            rng = keyed_rng(self.seed, AUGMENT, epoch, index)
-            picture, used = labelled_picture(self.reader, index, classes, augmentation, self.size, rng)
+        classes, positions, seed = len(self.dataset.names), self.positions(minibatch), self.stream.seed
+        size, augmentation = self.stream.size_at(minibatch), self.augmentation.closed(minibatch, self.stream.closing)
+        images = torch.empty((len(positions), 3, *size), dtype=torch.uint8)
+        truth, names = torch.empty((len(positions), classes)), []
+        for row, position in enumerate(positions):
+            epoch, place = divmod(position, len(self.dataset))
+            index = int(permutation(seed, epoch, len(self.dataset))[place])
+            rng = keyed_rng(seed, AUGMENT, epoch, index)
+            picture, used = labelled_picture(self.reader, index, classes, augmentation, size, rng)
             cv2.split(picture.image, list(images[row].numpy()))
             truth[row] = torch.from_numpy(picture.truth)
             names.append(" + ".join(printable(self.dataset.records[i].path) for i in used))

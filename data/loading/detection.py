@@ -24,11 +24,11 @@ from data.augment.contrastive_views import TrackedSamples, Views, tracked
 from data.augment.detection import Augmentation, Samples, augmented_sample
 from data.augment.kernels import kernels
 from data.formats.dataset import Dataset
-from data.loading.batch_loader import AUGMENT, BatchLoader, minibatches_ahead, permutation, reading_marks
+from data.loading.batch_loader import AUGMENT, BatchLoader, Loading, minibatches_ahead, permutation, reading_marks
 from data.loading.batch_slots import BatchSlots
 from data.loading.cache import RecentImages
-from data.loading.multi_scale import FixedMinibatch
 from data.loading.reader import ALL_DETAIL, Detail, ImageCache, SampleReader
+from data.loading.stream import Stream
 from utils.errors import UsageError, UserError
 from utils.image import network_input, printable
 from utils.keyed_random import keyed_rng
@@ -42,33 +42,21 @@ EvalBatch = tuple[torch.Tensor, list[Letterbox], list[ImageRecord]]
 def train_loader(
     dataset: Dataset,
     augmentation: Augmentation,
+    stream: Stream,
+    loading: Loading,
     *,
-    batch: int,
-    size_at: Callable[[int], Size],
-    start: int,
-    stop: int,
-    seed: int,
-    workers: int,
-    pin_memory: bool = False,
-    cache: ImageCache | None = None,
-    context: str | None = None,
-    positions: Callable[[int], range] | None = None,
-    largest: Size | None = None,
+    kept: ImageCache | None = None,
     detail: Detail = ALL_DETAIL,
     views: Views | None = None,
 ) -> DataLoader:
-    """Load training mini-batches number ``start`` to ``stop - 1`` as :class:`Batch`.
+    """Load the training mini-batches of a ``stream`` as :class:`Batch`.
+
+    Where their ``largest`` size is known, workers are faster: images travel in memory that is used again, see
+    `data.loading.batch_slots`.
 
     Args:
-        batch: images in a mini-batch.
-        size_at: (H, W) of a mini-batch, by its number; picklable.
-        workers: processes; 0 loads in this one. The batches are the same bytes for any number.
-        cache: decoded images, see ``data.loading.cache``. Each worker keeps the last few by itself.
-        context: how workers start, "fork" or "spawn"; default the platform's.
-        positions: which positions of the stream a mini-batch holds, by its number; picklable. Default ``batch`` each.
-        largest: the largest (H, W) of a mini-batch of ``batch`` images. Known, it makes workers faster: images travel
-            in memory that is used again, see ``data.loading.batch_slots``.
-        detail: how finely images are read; that of the cache too.
+        kept: decoded images, see `data.loading.cache.cache_for`. Each worker keeps the last few by itself.
+        detail: how finely images are read; that of ``kept`` too.
         views: let neighbouring positions hold two views of an image, and the targets tell which boxes are the same.
 
     Raises:
@@ -76,35 +64,23 @@ def train_loader(
         DatasetError, ImageError: while iterating, an image that cannot be used.
         EnvironmentFault: while iterating, a worker that died or hung, with the files that were being read.
     """
+    batch, workers, largest = stream.batch, loading.workers, stream.largest
     if len(dataset) == 0 or batch < 1:
         raise UsageError(f"{dataset.source}: {len(dataset)} images in mini-batches of {batch} (wanted at least 1 of 1)")
     kernels()  # once, before there are workers
     reading = reading_marks(workers)
-    reader = SampleReader(dataset.records, RecentImages(_NEIGHBOURS, cache), reading, detail)
+    reader = SampleReader(dataset.records, RecentImages(_NEIGHBOURS, kept), reading, detail)
     samples = TrackedSamples(reader, dataset.records, len(dataset.names)) if views else reader
     slots = BatchSlots(minibatches_ahead(workers), batch * 3 * math.prod(largest)) if workers and largest else None
-    order = positions or FixedMinibatch(batch)
-    batches = TrainBatches(dataset, augmentation, order, size_at, seed, samples, slots, views)
-    return BatchLoader(batches, range(start, stop), workers, reading, pin_memory, context, slots)
+    batches = TrainBatches(dataset, augmentation, stream, stream.order(loading), samples, slots, views)
+    return BatchLoader(batches, stream.numbers, workers, reading, loading.pin_memory, loading.context, slots)
 
 
-def eval_loader(
-    dataset: Dataset,
-    *,
-    batch: int,
-    size: Size,
-    letterbox: bool,
-    workers: int,
-    pin_memory: bool = False,
-    context: str | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-) -> DataLoader:
+def eval_loader(dataset: Dataset, *, batch: int, size: Size, letterbox: bool, loading: Loading) -> DataLoader:
     """Load every image once, in order, as Darknet's inference sees it.
 
-    Args:
-        rank, ranks: of several processes that measure together, which this is: it gets whole mini-batches in turn, so
-            that what is found in an image does not depend on the number of processes.
+    Of several processes each gets whole mini-batches in turn, so that what is found in an image does not depend on
+    their number.
 
     Yields:
         float32 (B, 3, H, W) in [0, 1], the letterboxes, the records; the last mini-batch may be smaller.
@@ -114,11 +90,10 @@ def eval_loader(
     """
     if batch < 1:
         raise UsageError(f"{dataset.source}: mini-batches of {batch} images (wanted at least 1)")
-    reading = reading_marks(workers)
+    reading = reading_marks(loading.workers)
     batches = EvalBatches(dataset, batch, size, letterbox, SampleReader(dataset.records, None, reading))
-    return BatchLoader(
-        batches, range(rank, math.ceil(len(dataset) / batch), ranks), workers, reading, pin_memory, context
-    )
+    numbers = range(loading.rank, math.ceil(len(dataset) / batch), loading.ranks)
+    return BatchLoader(batches, numbers, loading.workers, reading, loading.pin_memory, loading.context)
 
 
 @dataclass(frozen=True)
@@ -127,9 +102,8 @@ class TrainBatches(TorchDataset):
 
     dataset: Dataset
     augmentation: Augmentation
+    stream: Stream
     positions: Callable[[int], range]
-    size_at: Callable[[int], Size]
-    seed: int
     samples: Samples
     slots: BatchSlots | None = None
     views: Views | None = None
@@ -142,7 +116,7 @@ class TrainBatches(TorchDataset):
             return error
 
     def _make(self, minibatch: int) -> Batch:
-        size, augmentation = self.size_at(minibatch), self.augmentation.closed(minibatch)
+        size, augmentation = self.stream.size_at(minibatch), self.augmentation.closed(minibatch, self.stream.closing)
         positions = self.positions(minibatch)
         shape = (len(positions), *size, 3)
         images = self.slots.room(minibatch, shape) if self.slots else torch.empty(shape, dtype=torch.uint8)
@@ -151,14 +125,14 @@ class TrainBatches(TorchDataset):
             sample, used = self._sample(position, augmentation, image)
             samples.append(sample)
             names.append(" + ".join(printable(self.dataset.records[i].path) for i in used))
-        targets = _targets(samples)
-        targets = tracked(targets, len(self.dataset.names)) if self.views else targets
+        truth = _targets(samples)
+        targets = tracked(truth, len(self.dataset.names)) if self.views else truth
         return Batch(images.permute(0, 3, 1, 2), targets, tuple(names))
 
     def _sample(self, position: int, augmentation: Augmentation, out: np.ndarray) -> tuple[Sample, tuple[int, ...]]:
         """The image at a position of the stream, made in ``out`` (H, W, 3), and the indices of its sources."""
         source, view = self.views.source(position) if self.views else (position, 0)
-        key = (self.seed, AUGMENT, source // len(self.dataset), self._index(source))
+        key = (self.stream.seed, AUGMENT, source // len(self.dataset), self._index(source))
         draws = self.views.draws(key, view) if self.views else keyed_rng(*key)
         neighbours = _Neighbours(self.samples, self._index, source - source % _NEIGHBOURS)
         place, size = source % _NEIGHBOURS, out.shape[:2]
@@ -168,7 +142,7 @@ class TrainBatches(TorchDataset):
     def _index(self, source: int) -> int:
         """Which image of the data set stands at a position of the stream, views not counted."""
         epoch, place = divmod(source, len(self.dataset))
-        return int(permutation(self.seed, epoch, len(self.dataset))[place])
+        return int(permutation(self.stream.seed, epoch, len(self.dataset))[place])
 
 
 class _Neighbours:

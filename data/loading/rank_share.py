@@ -10,7 +10,7 @@ from utils.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """Neighbouring positions of a mini-batch; the shares of all ranks, put together, are the mini-batch.
 
     So the images of an iteration do not depend on the number of processes.

@@ -88,7 +88,8 @@ def _draw_into(draft: Path, counts: dict[str, int], size: Size, seed: int, worke
 
 def _write_split(draft: Path, split: str, size: Size, drawn: Iterable[tuple[bytes, list[dict[str, Any]]]]) -> None:
     (draft / split).mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (jpeg, objects) in enumerate(drawn, start=1):
         name = f"{split}_{image_id:04d}.jpg"
         (draft / split / name).write_bytes(jpeg)

@@ -118,7 +118,7 @@ def find_class_file(name: str, source: str, what: str) -> Path:
 
 
 def _tree(names: Sequence[str], parents: Sequence[int]) -> ClassTree:
-    paths = []
+    paths: list[list[int]] = []
     for index, parent in enumerate(parents):
         paths.append([index] + (paths[parent] if parent >= 0 else []))
     depth = max(map(len, paths))

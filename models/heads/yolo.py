@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.cfg.heads import GaussianYolo, Region, Yolo
+from utils.nms import NmsKind
 from utils.structures import Size
 
 
@@ -85,7 +86,7 @@ class DetectionHead(nn.Module):
         return self.anchors.shape[0]
 
     @property
-    def nms(self) -> tuple[str, float]:
+    def nms(self) -> tuple[NmsKind, float]:
         """The kind of suppression the cfg asks for, and its exponent."""
         return getattr(self.section, "nms_kind", "default"), getattr(self.section, "beta_nms", 0.6)  # not in [region]
 

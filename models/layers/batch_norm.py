@@ -28,6 +28,11 @@ class CrossMiniBatchNorm2d(nn.BatchNorm2d):
         subdivisions: mini-batches a step; set by the network.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(self, channels: int, eps: float, momentum: float) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         self.subdivisions = 1

@@ -63,6 +63,7 @@ class ShortcutLayer(nn.Module):
     def _normalized_weights(self) -> Tensor:
         """The factors as used; Darknet's gradient takes the normalisation for the identity."""
         weight = self.weight
+        assert weight is not None
         if self.normalization == "none":
             return weight
         positive = (weight - weight.amax(0)).exp() if self.normalization == "softmax" else F.relu(weight)

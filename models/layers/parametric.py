@@ -33,6 +33,7 @@ def normalize_and_activate(x: Tensor, bn: nn.BatchNorm2d | None, activation: str
 def _statistics(bn: nn.BatchNorm2d) -> NamedTensors:
     """What a .weights file holds of a batch norm besides its bias, in order."""
     yield "bn scale", bn.weight
+    assert bn.running_mean is not None and bn.running_var is not None
     yield "bn mean", bn.running_mean
     yield "bn variance", bn.running_var
 
@@ -119,7 +120,9 @@ class ConvolutionalLayer(nn.Module):
         """Bias, batch norm, weights; nothing where another layer stores them."""
         if self.shared:
             return
-        yield "bias", self.conv.bias if self.bn is None else self.bn.bias
+        bias = self.conv.bias if self.bn is None else self.bn.bias
+        assert bias is not None
+        yield "bias", bias
         if self.bn is not None:
             yield from _statistics(self.bn)
         yield "weights", self.conv.weight
@@ -133,6 +136,7 @@ class ConvolutionalLayer(nn.Module):
         bn, conv = self.bn, self.conv
         if bn is None or isinstance(conv, BinaryConv2d):  # binarising scaled weights would lose the scale
             return
+        assert bn.running_mean is not None and bn.running_var is not None
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
         bias = bn.bias.double() - bn.running_mean.double() * scale
         weight = conv.weight.double() * scale[:, None, None, None]

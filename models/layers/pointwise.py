@@ -64,7 +64,8 @@ class DropBlockLayer(nn.Module):
         relative = self.section.dropblock_size_rel
         side = self.section.dropblock_size_abs or DROPBLOCK_SIDE
         sides = (relative * height, relative * width) if relative else (side, side)
-        return tuple(min(max(1, int(s * ramp)), extent) for s, extent in zip(sides, (height, width), strict=True))
+        rows, columns = (min(max(1, int(s * ramp)), extent) for s, extent in zip(sides, (height, width), strict=True))
+        return rows, columns
 
 
 class ActivationLayer(nn.Module):

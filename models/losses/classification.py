@@ -19,6 +19,8 @@ class ClassificationLoss(nn.Module):
         weights: (K,) how much each class counts.
     """
 
+    weights: Tensor | None
+
     def __init__(self, temperature: float = 1.0, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.temperature = temperature

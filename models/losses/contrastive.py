@@ -14,8 +14,7 @@ from torch import Tensor
 
 from models.heads.yolo import YoloHead
 from models.losses.custom_gradient import RawDelta
-from models.losses.darknet import Losses
-from models.losses.terms import Term, sum_of
+from models.losses.result import LayerLoss, Losses, sum_of_layers
 from models.targets.darknet import Cells, assign, distinct, learnable_truth
 from utils.cfg.heads import Contrastive
 from utils.structures import Targets, TrackedTargets
@@ -54,9 +53,9 @@ class ContrastiveLoss:
             raws: float32 (B, A*F, GH, GW) for each layer, embeddings of F values for each anchor of its head.
             targets: the truth in pixels of the network input; `TrackedTargets`, or there is nothing to learn.
         """
-        return sum_of(self._layer(*layer, raw, targets) for layer, raw in zip(self.layers, raws, strict=True))
+        return sum_of_layers(self._layer(*layer, raw, targets) for layer, raw in zip(self.layers, raws, strict=True))
 
-    def _layer(self, section: Contrastive, head: YoloHead, raw: Tensor, targets: Targets) -> Term:
+    def _layer(self, section: Contrastive, head: YoloHead, raw: Tensor, targets: Targets) -> LayerLoss:
         with torch.no_grad():
             grid = raw.detach().unflatten(1, (head.num_anchors, -1)).movedim(2, -1)  # (B, A, GH, GW, F)
             delta = torch.zeros_like(grid)
@@ -69,7 +68,7 @@ class ContrastiveLoss:
             cost = delta.square().sum() / len(self.layers)
             flat = delta.movedim(-1, 2).reshape(raw.shape)
         costs = torch.stack((torch.zeros_like(cost), torch.zeros_like(cost), cost))
-        return Term(RawDelta.apply(raw, cost, flat), costs, cost.new_zeros(0))
+        return LayerLoss(RawDelta.apply(raw, cost, flat), costs, cost.new_zeros(0))
 
 
 def embeddings(head: YoloHead, raw: Tensor, targets: TrackedTargets) -> Embeddings:
@@ -86,7 +85,7 @@ def embeddings(head: YoloHead, raw: Tensor, targets: TrackedTargets) -> Embeddin
     as_labels = known._replace(labels=known.tracks)  # so that the same boxes are left out
     tracks = learnable_truth(as_labels, batch, size, torch.iinfo(torch.int64).max).to(raw.device).labels
     anchors = head.all_anchors / head.all_anchors.new_tensor((width, height))
-    learners = assign(truth, anchors, section.mask, tuple(grid), section.iou_thresh, section.iou_thresh_kind)
+    learners = assign(truth, anchors, section.mask, (grid[0], grid[1]), section.iou_thresh, section.iou_thresh_kind)
     slots = distinct(learners.cells, (batch, head.num_anchors, *grid))
     last = learners.truth[slots.last]
     return Embeddings(slots.cells, tracks[last], truth.labels[last])

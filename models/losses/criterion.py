@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.losses.darknet import Losses
+from models.heads.yolo import YoloHead
 from models.losses.mixed import darknet_loss
+from models.losses.result import Losses
 from models.losses.scaled import ScaledLoss
 from models.losses.simota import SimotaLoss
 from utils.errors import UsageError
@@ -25,8 +27,8 @@ def make_criterion(network: Darknet, name: str = "darknet") -> Criterion:
         case "darknet":
             return darknet_loss(network)
         case "scaled":
-            return ScaledLoss(network.heads)
+            return ScaledLoss(cast("Sequence[YoloHead]", network.heads))
         case "simota":
-            return SimotaLoss(network.heads)
+            return SimotaLoss(cast("Sequence[YoloHead]", network.heads))
         case _:
             raise ValueError(f"make_criterion: {name!r} (wanted darknet, scaled or simota)")

@@ -8,7 +8,6 @@ delta becomes minus the gradient of the raw head, and the value of the loss is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,30 +15,11 @@ from torch import Tensor
 from models.heads.yolo import YoloHead
 from models.losses.custom_gradient import HeadDelta
 from models.losses.darknet_head import Deltas, HeadPass
+from models.losses.result import Losses
 from models.targets.darknet import Truth, learnable_truth
 from utils.cfg.heads import Yolo
 from utils.errors import UsageError
 from utils.structures import Size, Targets
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The loss of a mini-batch; all but ``total`` are detached scalars.
-
-    Attributes:
-        total: its gradient is minus Darknet's delta, summed over images and heads; its value is the cost Darknet
-            prints before it divides by the images: the mean over the heads.
-        box, objectness, classes: the three parts of that value.
-        mean_iou: of the assigned predictions with their boxes, 0 without any.
-        positives: how many predictions were assigned, counted once for each box.
-    """
-
-    total: Tensor
-    box: Tensor
-    objectness: Tensor
-    classes: Tensor
-    mean_iou: Tensor
-    positives: Tensor
 
 
 class DarknetLoss:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,8 @@ from models.heads.gaussian import GaussianYoloHead
 from models.losses.box_delta import iou_delta
 from models.losses.class_delta import class_delta
 from models.losses.custom_gradient import HeadDelta
-from models.losses.darknet import Losses
 from models.losses.darknet_head import Deltas, HeadPass
-from models.losses.terms import Term, sum_of
+from models.losses.result import LayerLoss, Losses, sum_of_layers
 from models.targets.darknet import Cells, Learners, assign, best_overlap, distinct, join, learnable_truth
 from utils.structures import Targets
 
@@ -43,9 +43,9 @@ class GaussianLoss:
             raws: float32 (B, A*(9+K), GH, GW) for each head.
             targets: the truth in pixels of the network input, on any device.
         """
-        return sum_of(self._head(head, raw, targets) for head, raw in zip(self.heads, raws, strict=True))
+        return sum_of_layers(self._head(head, raw, targets) for head, raw in zip(self.heads, raws, strict=True))
 
-    def _head(self, head: GaussianYoloHead, raw: Tensor, targets: Targets) -> Term:
+    def _head(self, head: Any, raw: Tensor, targets: Targets) -> LayerLoss:
         size, at = head.input_size(raw), head.box_entries
         with torch.no_grad():
             truth = learnable_truth(targets, raw.shape[0], size, head.num_classes).to(raw.device)
@@ -54,13 +54,14 @@ class GaussianLoss:
             costs = torch.stack([part.square().sum() for part in parts]) / len(self.heads)
         scale = head.section.delta_normalizer
         total = HeadDelta.apply(raw, costs.sum(), deltas.objectness * scale, deltas.cells, deltas.rows * scale, at)
-        return Term(total, costs, deltas.iou)
+        return LayerLoss(total, costs, deltas.iou)
 
 
 class GaussianPass(HeadPass):
     """One [Gaussian_yolo] head, its raw map and the truth: Darknet's `forward_gaussian_yolo_layer`."""
 
-    head: GaussianYoloHead
+    head: Any  # a GaussianYoloHead, and its section
+    section: Any
 
     def deltas(self) -> Deltas:
         """Darknet's delta of this head, ``rows`` (U, 9+K)."""
@@ -106,9 +107,10 @@ class GaussianPass(HeadPass):
             self._excuse_crowds(delta)
         delta[cells.select(learns)] = pull[learns]
         on_box &= ~learns if section.objectness_smooth else torch.zeros_like(learns)
-        return tuple(
+        smooth, whole = (
             Learners(cells.select(those), nearest[those], learns[those], overlap[those]) for those in (on_box, learns)
         )
+        return smooth, whole
 
     def _assigned(self) -> Learners:
         """Second pass, over truths: in the cell of the point of a box that the head predicts."""
@@ -156,7 +158,7 @@ class GaussianPass(HeadPass):
     def _boxes_cxcywhn(self, outputs: Tensor, cells: Cells) -> Tensor:
         """Boxes (N, 4) that the means among the box outputs (N, 8) stand for."""
         rows, columns = self.grid_size
-        x, y, *wh = outputs[:, 0::2].unbind(1)
-        wh = torch.stack(wh, dim=1).exp() * self.anchors[cells.anchor]
+        x, y, *sides = outputs[:, 0::2].unbind(1)
+        wh = torch.stack(sides, dim=1).exp() * self.anchors[cells.anchor]
         xy = torch.stack(((x + cells.column) / columns, (y + cells.row) / rows), dim=1)
         return torch.cat((xy + self.head.centre_shift * wh, wh), dim=1)

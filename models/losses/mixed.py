@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.darknet import Darknet
 from models.graph import absolute
@@ -14,9 +15,10 @@ from models.heads.gaussian import GaussianYoloHead
 from models.heads.region import RegionHead
 from models.heads.yolo import YoloHead
 from models.losses.contrastive import ContrastiveLoss
-from models.losses.darknet import DarknetLoss, Losses
+from models.losses.darknet import DarknetLoss
 from models.losses.gaussian import GaussianLoss
 from models.losses.region import RegionLoss
+from models.losses.result import Losses
 from utils.errors import UsageError
 from utils.structures import Targets
 
@@ -80,14 +82,15 @@ def darknet_loss(network: Darknet) -> Loss:
         if mine:
             parts.append((make([network.layers[index] for index in mine]), tuple(map(outputs.index, mine))))
     if graph.embeddings:
-        pairs = [(network.config.layers[index], _head_of(network, index)) for index in graph.embeddings]
+        pairs: list[Any] = [(network.config.layers[index], _head_of(network, index)) for index in graph.embeddings]
         parts.append((ContrastiveLoss(pairs), tuple(map(outputs.index, graph.embeddings))))
     return parts[0][0] if len(parts) == 1 else MixedLoss(tuple(parts))
 
 
-def _head_of(network: Darknet, index: int) -> YoloHead:
+def _head_of(network: Darknet, index: int) -> nn.Module:
     """The head whose objects the [contrastive] layer ``index`` compares."""
-    return network.layers[absolute(index, network.config.layers[index].yolo_layer)]
+    section: Any = network.config.layers[index]
+    return network.layers[absolute(index, section.yolo_layer)]
 
 
 def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -15,9 +15,8 @@ from torch import Tensor
 from models.heads.region import RegionHead
 from models.losses.class_delta import class_multipliers
 from models.losses.custom_gradient import RawDelta
-from models.losses.darknet import Losses
 from models.losses.region_class import class_delta, tree_class_delta
-from models.losses.terms import Term, sum_of
+from models.losses.result import LayerLoss, Losses, sum_of_layers
 from models.targets.darknet import (
     Cells,
     Learners,
@@ -56,9 +55,9 @@ class RegionLoss:
             raws: float32 (B, A*(coords+1+K), GH, GW) for each head.
             targets: the truth in pixels of the network input, on any device.
         """
-        return sum_of(self._head(*parts, targets) for parts in zip(self.heads, self._maps, raws, strict=True))
+        return sum_of_layers(self._head(*parts, targets) for parts in zip(self.heads, self._maps, raws, strict=True))
 
-    def _head(self, head: RegionHead, class_map: Tensor | None, raw: Tensor, targets: Targets) -> Term:
+    def _head(self, head: RegionHead, class_map: Tensor | None, raw: Tensor, targets: Targets) -> LayerLoss:
         size = head.input_size(raw)
         with torch.no_grad():
             truth = learnable_truth(
@@ -72,7 +71,7 @@ class RegionLoss:
             parts = (delta[..., :at], delta[..., at], delta[..., at + 1 :])
             costs = torch.stack([part.square().sum() for part in parts]) / len(self.heads)
             flat = delta.movedim(-1, 2).reshape(raw.shape)
-        return Term(RawDelta.apply(raw, costs.sum(), flat), costs, iou)
+        return LayerLoss(RawDelta.apply(raw, costs.sum(), flat), costs, iou)
 
 
 class _Boxes(NamedTuple):
@@ -134,6 +133,7 @@ class RegionPass:
         predicted = self._predicted(cells)
         overlap, nearest = best_overlap(cells.image, predicted, self.truth)
         on_box = overlap > section.thresh
+        aim: Tensor | float
         if section.classfix == -1:
             aim, excused = overlap.view_as(objectness), torch.zeros_like(on_box)
         else:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.darknet import Darknet
-from models.losses.darknet import Losses
+from models.losses.result import Losses
 from utils.structures import Targets
 
 _START = 0.75  # part of the training before which no label is rejected

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.heads.yolo import YoloHead
 from models.losses.class_delta import class_multipliers
-from models.losses.darknet import Losses
+from models.losses.result import Losses
 from models.targets.by_shape import Matches, assign_by_shape
 from models.targets.darknet import Cells, Truth, crowd_coverage, learnable_truth, places
 from utils import boxes as box_ops

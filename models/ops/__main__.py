@@ -79,7 +79,7 @@ def compare(device: str, seconds: float) -> None:
         operation().backward(grad)
         x.grad = None
 
-    operations = {
+    operations: dict[str, Callable[[], object]] = {
         "mish, forward and backward": lambda: with_backward(lambda: mish(x)),
         "batch norm + mish, forward and backward": lambda: with_backward(lambda: batch_norm_act(x, norm, "mish")),
     }

@@ -42,6 +42,7 @@ def batch_norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: str) -> Tensor:
         running = (norm.running_mean, norm.running_var) if tracked else (None, None)
         mean, invstd = ops.bn_stats(x.detach(), *running, momentum, norm.eps)
     else:
+        assert norm.running_mean is not None and norm.running_var is not None
         mean, invstd = norm.running_mean, (norm.running_var + norm.eps).rsqrt()
     return ops.bn_act(x, mean, invstd, norm.weight, norm.bias, ACTIVATIONS[activation], batch_statistics)
 

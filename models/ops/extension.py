@@ -182,7 +182,7 @@ def _prove_on(x: torch.Tensor, tolerance: float) -> None:
     for name, code in native.ACTIVATIONS.items():
         leaves = [t.clone().requires_grad_() for t in (wide, mean + 0.5, mean)]
         with torch.enable_grad():
-            y = native.normalise_and_activate(leaves[0], mean, invstd, *leaves[1:], code, True)
+            y = native.normalise_and_activate(leaves[0], mean, invstd, leaves[1], leaves[2], code, True)
         grads = torch.autograd.grad(y, leaves, grad.float())
         pairs[name] = (ops.bn_act(x, mean, invstd, mean + 0.5, mean, code, True), y)
         ours = ops.bn_act_backward(grad, x, mean, invstd, mean + 0.5, mean, code, True)

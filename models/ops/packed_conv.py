@@ -76,12 +76,12 @@ class PackedConv2d(nn.Conv2d):
         """Whether conv_act computes this convolution of tensors like ``x``."""
         if x.dtype != torch.bfloat16 or not x.is_cpu or type(self).forward is not PackedConv2d.forward:
             return False
-        return self._joinable and min(x.shape[2:]) + 2 * self.padding[0] >= self.kernel_size[0] and has_conv_act()
+        return self._joinable and min(x.shape[2:]) + 2 * self.padding[0] >= self.kernel_size[0] and has_conv_act()  # type: ignore[operator]
 
     def _is_plain_square(self) -> bool:
         """Whether conv_act knows this geometry."""
         geometry = (self.kernel_size, self.stride, self.padding)
-        if isinstance(self.padding, str) or any(height != width for height, width in geometry):
+        if isinstance(self.padding, str) or any(height != width for height, width in geometry):  # type: ignore[str-unpack]
             return False
         fits = self.padding[0] < self.kernel_size[0] <= _LARGEST_KERNEL
         return fits and self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
@@ -107,7 +107,7 @@ class PackedConv2d(nn.Conv2d):
     def _for_onednn(self, x: Tensor) -> Tensor:
         geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
         weight = self.weight.detach().to_mkldnn()
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *geometry, list(x.shape))
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *geometry, list(x.shape))  # type: ignore[call-arg]
 
     def _for_conv_act(self) -> tuple[Tensor, Tensor | None]:
         return ops.conv_pack(self.weight), None if self.bias is None else self.bias.float()

@@ -87,7 +87,7 @@ _FAKES = {
     "conv_act": _convolved,
 }
 for _operator, _fake in _FAKES.items():
-    torch.library.register_fake(_name(_operator), _fake, lib=_library)
+    torch.library.register_fake(_name(_operator), _fake, lib=_library)  # type: ignore[arg-type]  # called "function"
 
 
 # --- derivatives ----------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _bn_act_grad_grad(ctx, *directions):
         leaves = [t.detach().requires_grad_() for t in (grad, x, gamma, beta)]
         y = native.normalise_and_activate(leaves[1], mean, invstd, leaves[2], leaves[3], ctx.activation, ctx.training)
         first = torch.autograd.grad(y, leaves[1:], leaves[0], create_graph=True)
-        directions = [
+        directions = [  # type: ignore[assignment]  # takes the place of the arguments
             torch.zeros_like(g) if v is None else v.to(g.dtype) for v, g in zip(directions, first, strict=True)
         ]
         second = torch.autograd.grad(first, leaves, directions, allow_unused=True)

@@ -26,6 +26,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     """
 
     fuses = False
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W); the processes may hold different numbers of images."""

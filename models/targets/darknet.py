@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils import boxes as box_ops
-from utils.structures import Size, Targets
+from utils.structures import Size, Targets, TrackedTargets
 
 _MEASURES = {"iou": box_ops.iou, "giou": box_ops.giou, "diou": box_ops.diou, "ciou": box_ops.ciou}
 _PAIRS_AT_ONCE = 1 << 18  # prediction-truth pairs compared at a time: a megabyte for each temporary
@@ -79,12 +79,12 @@ class Slots(NamedTuple):
     """
 
     cells: Cells
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     first: Tensor
     last: Tensor
 
 
-def learnable_truth(targets: Targets, batch: int, size: Size, num_classes: int) -> Truth:
+def learnable_truth(targets: Targets | TrackedTargets, batch: int, size: Size, num_classes: int) -> Truth:
     """Targets in the unit the assignment works in; crowds set apart, unusable boxes left out.
 
     Left out are boxes without extent and, as Darknet does, labels outside 0..``num_classes`` - 1.

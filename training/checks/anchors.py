@@ -43,7 +43,10 @@ def head_lines(config: Config, wh: np.ndarray) -> Iterator[str]:
 def head_rows(config: Config) -> list[list[int]]:
     """Which of `models.anchors.anchors_of` each head uses, the finest grid first; one of several is the first's."""
     taken: set[int] = set()
-    return [[row for row in rows if not (row in taken or taken.add(row))] for rows in _rows(config)]
+    return [
+        [row for row in rows if not (row in taken or taken.add(row))]  # type: ignore[func-returns-value]
+        for rows in _rows(config)
+    ]
 
 
 def _rows(config: Config) -> list[list[int]]:

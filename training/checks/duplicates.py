@@ -1,4 +1,4 @@
-"""Pictures that are in the training and in the validation images: what was learned by heart is then measured.
+"""Pictures that are in the training and in the validation images: the measure then rewards overfitting.
 
 Files are compared by their bytes, and pictures by how the brightness of a thumbnail changes from cell to cell, which
 survives another JPEG quality, another size and another exposure. Measured on 1,300,000 pairs of different photographs
@@ -108,8 +108,8 @@ def twin_findings(found: Sequence[Twins], images: int) -> Iterator[Finding]:
         if some:
             yield Finding(
                 "serious" if same_bytes else "warning",
-                f"{len(some):,} of {images:,} validation images {kind}, so that the AP measures what was learned by "
-                f"heart: {_listed([f'{_short(pair.val)} = {_short(pair.train)}' for pair in some])}",
+                f"{len(some):,} of {images:,} validation images {kind}, so that the AP rewards overfitting: "
+                f"{_listed([f'{_short(pair.val)} = {_short(pair.train)}' for pair in some])}",
                 "take them out of the training or of the validation images"
                 + ("" if same_bytes else "; frames of one film belong on one side"),
             )

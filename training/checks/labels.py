@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from data.formats.dataset import Dataset, Split
-from data.formats.description import read_data_file, read_yaml
+from data.formats.dataset_files import read_data_file, read_yaml
 from data.formats.yolo_txt import Fault, find_label, read_labels
 from data.scan import BAD_SHARE, ScanReport
 from training.checks.findings import Finding
-from utils.anchors import class_counts
 from utils.image import printable
-from utils.structures import ImageRecord
+from utils.structures import ImageRecord, class_counts
 
 _FEW = 20  # boxes, from which little can be learned
 _RARE = 1 / 50  # of the boxes of the commonest class
@@ -232,9 +231,9 @@ def text_findings(path: Path, split: Split) -> Iterator[Finding]:
     readers = {".data": read_data_file, ".yaml": read_yaml, ".yml": read_yaml}
     if path.suffix not in readers:
         return
-    description = readers[path.suffix](path, split)
-    classes = len(description.names)
-    files = [found for image in description.images if (found := find_label(image))]
+    listed = readers[path.suffix](path, split)
+    classes = len(listed.names)
+    files = [found for image in listed.images if (found := find_label(image))]
     bad: dict[Fault, list[str]] = {}
     for file in files:
         for kind, message in read_labels(file, classes)[1]:
@@ -271,11 +270,11 @@ _TEXT_FIXES: dict[Fault, str] = {
 
 
 def _named(chosen: np.ndarray, names: Sequence[str]) -> str:
-    return _listed([repr(names[label]) for label in chosen.nonzero()[0]])
+    return _listed([repr(names[int(label)]) for label in chosen.nonzero()[0]])
 
 
 def _counted(chosen: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> str:
-    return _listed([f"{names[label]!r} {counts[label]:,}" for label in chosen.nonzero()[0]])
+    return _listed([f"{names[int(label)]!r} {counts[label]:,}" for label in chosen.nonzero()[0]])
 
 
 def _listed(texts: Sequence[str]) -> str:

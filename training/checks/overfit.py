@@ -1,4 +1,4 @@
-"""Learn a handful of images by heart: what a network that is put together rightly can do in seconds."""
+"""Overfit a few images: what a network that is put together rightly can do in seconds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.formats.dataset import Dataset
+from data.loading.batch_loader import Loading
 from data.loading.detection import eval_loader
 from models.darknet import Darknet
 from models.losses.criterion import Criterion
@@ -37,8 +38,8 @@ _FALLS = 0.7  # the part of the loss that may remain
 _FEW_STEPS = 30  # from which nothing can be concluded
 
 
-def handful(dataset: Dataset, count: int) -> Dataset:
-    """Up to ``count`` images with boxes: of every class one, the rarest first, and with few boxes each."""
+def representative_images(dataset: Dataset, count: int) -> Dataset:
+    """Choose up to ``count`` images with boxes: of every class one, the rarest first, and with few boxes each."""
     objects = [record.labels[~record.crowd] for record in dataset.records]
     by_number = sorted((len(labels), row) for row, labels in enumerate(objects) if len(labels))
     candidates = [row for _, row in by_number]
@@ -61,7 +62,7 @@ def one_batch(dataset: Dataset, size: Size, *, letterbox: bool) -> tuple[Tensor,
         size: (H, W) of the network input.
         letterbox: keep the aspect ratio; else stretch.
     """
-    loader = eval_loader(dataset, batch=len(dataset), size=size, letterbox=letterbox, workers=0)
+    loader = eval_loader(dataset, batch=len(dataset), size=size, letterbox=letterbox, loading=Loading(workers=0))
     ((images, letterboxes, records),) = loader
     placed = zip(letterboxes, records, strict=True)
     counts = [len(record.boxes) for record in records]
@@ -75,7 +76,7 @@ def one_batch(dataset: Dataset, size: Size, *, letterbox: bool) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class Learning:
-    """How learning by heart went.
+    """How overfitting went.
 
     Attributes:
         losses: of each step, for one image; ends at the first that is not finite.
@@ -163,9 +164,8 @@ def overfit(
     optimizer = torch.optim.Adam([value for value in network.parameters() if value.requires_grad], betas=_BETAS)
     losses: list[float] = []
     begin = clock()
-    with tqdm(
-        total=round(seconds), desc="learning by heart", unit="s", disable=None if progress else True, leave=False
-    ) as bar:
+    silent = None if progress else True
+    with tqdm(total=round(seconds), desc="overfitting", unit="s", disable=silent, leave=False) as bar:
         while (spent := clock() - begin) < seconds:
             rate = _RATE * min(1, (len(losses) + 1) / _WARM_UP) * max(_LAST_RATE, 1 - spent / seconds)
             for group in optimizer.param_groups:
@@ -193,12 +193,12 @@ def learning_findings(learning: Learning, ap50: float) -> list[Finding]:
     """Whether a network that learned like this can learn."""
     steps, remaining = len(learning.losses), learning.remaining
     if not learning.finite:
-        what = f"the loss was not finite in step {steps} of learning a few images by heart"
+        what = f"the loss was not finite in step {steps} of overfitting a few images"
         return [Finding("serious", what, "--precision fp32; if that does not help, another --activation or --loss")]
     if ap50 >= _LEARNED:
         return []
     if steps < _FEW_STEPS:
-        what = f"step {steps} of learning by heart is too early to tell whether the network learns (AP50 {ap50:.2f})"
+        what = f"step {steps} of overfitting is too early to tell whether the network learns (AP50 {ap50:.2f})"
         minutes = math.ceil(_STEPS * learning.seconds / steps / 60)
         fix = f"--check {60 * minutes} allows for {_STEPS} steps; an idle machine, a smaller --size or cfg is faster"
         return [Finding("warning", what, fix)]

@@ -6,27 +6,25 @@ python train.py --cfg yolov4-tiny-mish.cfg --data my.yaml --check 0 --out pictur
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from data.formats.dataset import Dataset
-from data.loading.classification import load_labelled_splits
 from data.scan import ScanReport, scan, write_bad_files
-from data.training_data import find_data, load_splits
-from eval import evaluate_network
+from data.splits import Splits, find_data, load_splits
+from evaluation.coco import CocoMetrics
+from evaluation.detection import Settings, evaluate_network
 from models.anchors import anchors_of
 from models.darknet import Darknet
 from models.losses.criterion import make_criterion
+from training.arguments import TrainFlags
 from training.cfg import adapt_classes, adapt_heads, fit_schedule, read_cfg, weigh_classes
 from training.checks.anchors import anchor_findings, head_lines, head_rows
-from training.checks.duplicates import pictures, repeat_findings, repeated, same_files, twin_findings, twins
+from training.checks.duplicates import pictures, repeat_findings, repeated, twin_findings, twins
 from training.checks.findings import Finding, finding_of, report
 from training.checks.labels import (
     balance_findings,
@@ -39,46 +37,38 @@ from training.checks.labels import (
 )
 from training.checks.overfit import (
     affordable_size,
-    handful,
     learning_findings,
     learning_line,
     one_batch,
     overfit,
+    representative_images,
     shrink_anchors,
 )
-from training.checks.schedule import schedule_findings
+from training.checks.remarks import anchor_fix, has_objects, rate_findings, sizes_of
 from training.checks.weights import load_matching, match_findings, mismatch_finding
 from training.class_weights import NONE
 from training.pretrained import expect_background, freeze
-from training.schedule.regime import Regime, is_deep
 from utils.anchor_plot import plot_anchors
-from utils.anchors import box_sizes
 from utils.cfg import Config, load_cfg
 from utils.cfg.classifier import is_classifier
-from utils.cli import EXIT_INPUT
+from utils.cli import EXIT_INPUT, with_values
 from utils.device import make_repeatable, resolve_precision
+from utils.distributed import World
 from utils.errors import InputError, UsageError
 from utils.image import printable
-from utils.structures import ImageRecord
 
-HANDFUL = 8  # images learned by heart
-SAMPLED = 4000  # records whose boxes are looked at before every training
+OVERFIT_IMAGES = 8
 
 
-class Splits(NamedTuple):
-    """The two sides of a training."""
-
-    train: Dataset
-    val: Dataset
-
-
-def run(args: argparse.Namespace, device: torch.device) -> int:
+def check(args: TrainFlags, world: World) -> int:
     """Check what ``args``, the flags of train.py, would train; return 0, or 3 where something serious was found."""
+    device = world.device(args.device)
+    world.refuse("a check")
     make_repeatable(args.seed, device)
     original, config = load_cfg(args.cfg), read_cfg(args)
     detector = not is_classifier(config)
     if detector:
-        args.data = find_data(args.data)
+        args = with_values(args, data=find_data(args.data))
     try:
         splits = load(args, detector)
         findings = check_classes(splits, args, "boxes" if detector else "images")
@@ -92,7 +82,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
         findings += check_boxes(splits, scanned, config, args)
     else:
         config = adapt_classes(config, len(splits.train.names), splits.train.source)
-    network, more = pretrained(args, config, original)
+    network, fitting, more = pretrained(args, config, original)
+    args = with_values(args, weights=fitting)  # the rest is checked without weights that do not fit
     findings += more
     if detector:
         findings += check_schedule(args, config, original, len(scanned.train))
@@ -101,34 +92,16 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     return conclude(findings)
 
 
-def remark(args: argparse.Namespace, config: Config, regime: Regime, train_set: Dataset, val_set: Dataset) -> None:
-    """Before a training: print the few findings that cost no time.
-
-    Args:
-        config, regime: as it will be trained.
-        train_set, val_set: as the scan left them.
-    """
-    findings = [*name_findings(train_set.names, train_set.source), *class_findings(train_set, val_set)]
-    findings += twin_findings(same_files(train_set.records, val_set.records), len(val_set))
-    findings += rate_findings(args, config, regime, load_cfg(args.cfg))
-    boxes = list(box_findings(val_set))
-    records = train_set.records[:: max(1, len(train_set) // SAMPLED)]
-    if not boxes and has_objects(records):
-        boxes += anchor_findings(config, sizes_of(records, config), fix=anchor_fix(args))
-    if findings + boxes:
-        print(*report(findings + boxes), "the same command with --check looks closer", sep="\n")
-
-
-def load(args: argparse.Namespace, detector: bool) -> Splits:
+def load(args: TrainFlags, detector: bool) -> Splits:
     """The images of both sides, as annotated."""
-    loading = load_splits if detector else load_labelled_splits
     if args.data is None:
         raise UsageError("--data is needed: a folder with train/CLASS/ and val/CLASS/, or a .data file with labels=")
-    return Splits(*loading(args.data, names=args.names, check=False, workers=args.workers))
+    return load_splits(args.data, names=args.names, check=False, workers=args.workers, labelled=not detector)
 
 
-def unreadable(args: argparse.Namespace, error: InputError) -> list[Finding]:
+def unreadable(args: TrainFlags, error: InputError) -> list[Finding]:
     """Why a data set could not be read: every bad line of its labels, else the error."""
+    assert args.data is not None  # what is drawn can be read
     found: list[Finding] = []
     for split in ("train", "val"):
         with suppress(InputError):
@@ -136,7 +109,7 @@ def unreadable(args: argparse.Namespace, error: InputError) -> list[Finding]:
     return found or [finding_of(error)]
 
 
-def check_classes(splits: Splits, args: argparse.Namespace, things: str) -> list[Finding]:
+def check_classes(splits: Splits, args: TrainFlags, things: str) -> list[Finding]:
     """Names, and how often each class comes."""
     headline(f"CLASSES of {printable(splits.train.source)}", *class_lines(*splits, things=things))
     return [
@@ -146,7 +119,7 @@ def check_classes(splits: Splits, args: argparse.Namespace, things: str) -> list
     ]
 
 
-def check_images(splits: Splits, args: argparse.Namespace) -> tuple[Splits, list[Finding]]:
+def check_images(splits: Splits, args: TrainFlags) -> tuple[Splits, list[Finding]]:
     """Images that do not decode, and those that come twice; the images that are left."""
     workers = max(1, args.workers)
     reports = [scan(dataset, workers=workers, progress=True, max_bad=1.0) for dataset in splits]
@@ -161,7 +134,7 @@ def check_images(splits: Splits, args: argparse.Namespace) -> tuple[Splits, list
     return Splits(*(report.dataset for report in reports)), findings
 
 
-def check_boxes(splits: Splits, scanned: Splits, config: Config, args: argparse.Namespace) -> list[Finding]:
+def check_boxes(splits: Splits, scanned: Splits, config: Config, args: TrainFlags) -> list[Finding]:
     """Boxes against their images, the anchors and the grids."""
     findings = [*box_findings(splits.train), *box_findings(splits.val)]
     if not has_objects(scanned.train.records):
@@ -177,35 +150,26 @@ def check_boxes(splits: Splits, scanned: Splits, config: Config, args: argparse.
     return findings
 
 
-def check_schedule(args: argparse.Namespace, config: Config, original: Config, images: int) -> list[Finding]:
+def check_schedule(args: TrainFlags, config: Config, original: Config, images: int) -> list[Finding]:
     """Learning rate, batch and length, as train.py would choose them."""
     print("\nSCHEDULE")
-    return rate_findings(args, *fit_schedule(args, config, images), original)
+    config, regime = fit_schedule(args, config, images)
+    return rate_findings(args, config, regime, original)
 
 
-def rate_findings(args: argparse.Namespace, config: Config, regime: Regime, original: Config) -> list[Finding]:
-    """What is wrong with the schedule of ``config``, made of that of ``original``."""
-    adam = regime.optimizer == "adamw" or (config.net.adam and regime.optimizer == "cfg")
-    scaled = bool(args.nominal_batch) or regime.by_depth
-    return [
-        *schedule_findings(config.net, original.net, adam=adam, scaled=scaled, cbn=args.cbn, deep=is_deep(config)),
-    ]
-
-
-def pretrained(args: argparse.Namespace, config: Config, original: Config) -> tuple[Darknet, list[Finding]]:
-    """The network with what fits of ``--weights``; of a file that does not fit ``args`` is rid."""
+def pretrained(args: TrainFlags, config: Config, original: Config) -> tuple[Darknet, str | None, list[Finding]]:
+    """The network with what fits of ``--weights``, the file where it fits, and what there is to say."""
     network = fresh(config)
     if not args.weights:
         headline("WEIGHTS", "none given: training starts from nothing")
-        return network, []
+        return network, None, []
     path = Path(args.weights)
     try:
         match = load_matching(network, path, original)
     except (InputError, OSError) as error:
-        args.weights = None  # the rest is checked as if none were given
-        return fresh(config), [mismatch_finding(error, path)]
+        return fresh(config), None, [mismatch_finding(error, path)]
     headline("WEIGHTS", match.line(path))
-    return network, [*match_findings(match, path, config.source)]
+    return network, args.weights, [*match_findings(match, path, config.source)]
 
 
 def fresh(config: Config) -> Darknet:
@@ -215,14 +179,15 @@ def fresh(config: Config) -> Darknet:
     return network
 
 
-def check_learning(args: argparse.Namespace, network: Darknet, train_set: Dataset) -> list[Finding]:
-    """Learn a handful of images by heart, and look for their boxes."""
+def check_learning(args: TrainFlags, network: Darknet, train_set: Dataset) -> list[Finding]:
+    """Overfit a few images, and look for their boxes."""
+    assert args.check is not None
     device = next(network.parameters()).device
     dtype = resolve_precision(args.precision, device, training=True)
     dtype = torch.float32 if dtype == torch.float16 else dtype  # which would need a scaler
-    network.to(memory_format=torch.channels_last).train()
+    network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     freeze(network, args.freeze)
-    few, letterbox = handful(train_set, HANDFUL), network.config.net.letter_box
+    few, letterbox = representative_images(train_set, OVERFIT_IMAGES), network.config.net.letter_box
     size = affordable_size(network, len(few), args.check, dtype=dtype)
     shrink_anchors(network, size)
     images, targets = one_batch(few, size, letterbox=letterbox)
@@ -231,30 +196,17 @@ def check_learning(args: argparse.Namespace, network: Darknet, train_set: Datase
     learning = overfit(network, criterion, images, targets, args.check, dtype=dtype, progress=True)
     ap50 = 0.0
     if learning.finite:
-        found = evaluate_network(network, few, size=size, device=device, workers=0, letterbox=letterbox, progress=False)
+        settings = Settings(size=size, device=device, workers=0, letterbox=letterbox)
+        found = evaluate_network(network, few, settings, progress=False)
+        assert isinstance(found.metrics, CocoMetrics)  # what measures unless told otherwise
         ap50 = found.metrics.ap50
-    headline(f"LEARNING {len(few)} images by heart at {size[1]}x{size[0]}", learning_line(learning, ap50))
+    headline(f"OVERFITTING {len(few)} images at {size[1]}x{size[0]}", learning_line(learning, ap50))
     return learning_findings(learning, ap50)
 
 
-def has_objects(records: Sequence[ImageRecord]) -> bool:
-    """Whether there is something to learn: a box that is no crowd."""
-    return any(not record.crowd.all() for record in records)
-
-
-def sizes_of(records: Sequence[ImageRecord], config: Config) -> np.ndarray:
-    """Width and height of all boxes in the network's input, (N, 2)."""
-    return box_sizes(records, (config.net.height, config.net.width), letterbox=config.net.letter_box)
-
-
-def anchor_fix(args: argparse.Namespace) -> str:
-    """The command that fits anchors to the data of a training."""
-    size = f" --size {args.size[0]}x{args.size[1]}" if args.size else ""
-    return f"python export.py anchors --data {args.data} --cfg {args.cfg}{size} --out fitted.cfg, then --cfg fitted.cfg"
-
-
-def pictures_folder(args: argparse.Namespace) -> Path:
+def pictures_folder(args: TrainFlags) -> Path:
     """The folder ``--out``, made where there is none."""
+    assert args.out is not None
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -8,8 +8,8 @@ _EVALUATIONS = 12  # of a run, unless an interval is given
 _SAVE_SECONDS = 300  # between two checkpoints, unless an interval is given
 
 
-class Due:
-    """Counts iterations and time.
+class Intervals:
+    """When to evaluate and when to save, by iterations and time.
 
     Args:
         total: iterations of the run.
@@ -30,10 +30,10 @@ class Due:
     def save(self, iteration: int) -> bool:
         """Whether to write a checkpoint after ``iteration``; saving takes no part in what is computed."""
         if self.save_every:
-            due = iteration % self.save_every == 0
+            wanted = iteration % self.save_every == 0
         else:
-            due = time.monotonic() - self.saved > _SAVE_SECONDS or self.evaluation(iteration)
-        if due or iteration == self.total:
+            wanted = time.monotonic() - self.saved > _SAVE_SECONDS or self.evaluation(iteration)
+        if wanted or iteration == self.total:
             self.saved = time.monotonic()
             return True
         return False

@@ -51,17 +51,32 @@ class Plan:
         self.notes.append(note)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What was asked of a schedule.
+
+    Attributes:
+        given: [net] keys the user gave; they are never changed.
+        epochs, iterations: the length of the training, at most one of them.
+        nominal_batch: the batch that the learning rates of the cfg are meant for; 0 is whatever comes.
+        small_batch: the largest that is chosen for a small data set.
+        warm_up: the share of the iterations for it.
+    """
+
+    given: Collection[str] = ()
+    epochs: int | None = None
+    iterations: int | None = None
+    nominal_batch: int = 0
+    small_batch: int = SMALL_BATCH
+    warm_up: float | None = None
+
+
 def plan_training(
     cfg: Schedule,
     images: int,
+    request: Request = Request(),
     *,
-    given: Collection[str] = (),
-    epochs: int | None = None,
-    iterations: int | None = None,
     bytes_per_image: float = 0.0,
-    nominal_batch: int = 0,
-    small_batch: int = SMALL_BATCH,
-    warm_up: float | None = None,
     fine_tuning: bool = False,
     by_depth: bool = False,
 ) -> Plan:
@@ -70,31 +85,27 @@ def plan_training(
     Args:
         cfg: what the cfg says, after ``--set`` and ``--batch`` were applied.
         images: number of training images.
-        given: [net] keys the user gave; they are never changed.
-        epochs, iterations: the user's length of training, at most one of them.
+        request: what the user asks for.
         bytes_per_image: memory that training needs for each image of a mini-batch.
-        nominal_batch: the batch that the learning rates of ``cfg`` are meant for; 0 is whatever comes.
-        small_batch: the largest that is chosen for a small data set.
-        warm_up: the user's share of the iterations for it.
         fine_tuning: the network is a trained detector, and nobody gave a learning rate.
         by_depth: the network is deep and steps by AdamW, which the rate of ``cfg`` is not meant for.
     """
     plan = Plan()
     small = images < SMALL_DATASET
-    batch = cfg.batch
+    batch, given = cfg.batch, request.given
     parts = cfg.subdivisions if "subdivisions" in given else 1
-    if small and "batch" not in given and batch > small_batch:
-        batch = parts * math.ceil(small_batch / parts)
+    if small and "batch" not in given and batch > request.small_batch:
+        batch = parts * math.ceil(request.small_batch / parts)
         plan.set(f"batch {batch} for more updates an epoch (cfg: {cfg.batch})", batch=batch)
     _choose_subdivisions(plan, cfg, batch, small, given, bytes_per_image)
-    total = _iterations(cfg, images, batch, given, epochs, iterations)
+    total = _iterations(cfg, images, batch, request)
     if total != cfg.max_batches:
         rounds = total * batch / images
         plan.set(
             f"{total:,} iterations of {batch} images: {rounds:.1f} epochs (cfg: {cfg.max_batches:,})", max_batches=total
         )
-    _choose_warm_up(plan, cfg, total, given, warm_up)
-    cfg = _scale_rate(plan, cfg, batch, nominal_batch)
+    _choose_warm_up(plan, cfg, total, given, request.warm_up)
+    cfg = _scale_rate(plan, cfg, batch, request.nominal_batch)
     if fine_tuning:
         cfg = _limit_rate(plan, cfg)
     if by_depth and "learning_rate" not in given:
@@ -103,14 +114,12 @@ def plan_training(
     return plan
 
 
-def _iterations(
-    cfg: Schedule, images: int, batch: int, given: Collection[str], epochs: int | None, iterations: int | None
-) -> int:
-    if iterations is not None:
-        return iterations
-    if epochs is not None:
-        return max(1, math.ceil(epochs * images / batch))
-    if images >= SMALL_DATASET or "max_batches" in given:
+def _iterations(cfg: Schedule, images: int, batch: int, request: Request) -> int:
+    if request.iterations is not None:
+        return request.iterations
+    if request.epochs is not None:
+        return max(1, math.ceil(request.epochs * images / batch))
+    if images >= SMALL_DATASET or "max_batches" in request.given:
         return cfg.max_batches
     return max(LEAST_ITERATIONS, math.ceil(SMALL_EPOCHS * images / batch))
 

@@ -7,11 +7,11 @@ benchmarks/results/deep_networks.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from training.arguments import TrainFlags
 from training.schedule.plan import SMALL_DATASET
 from utils.cfg import Config
 from utils.cfg.layers import Convolutional
@@ -50,7 +50,7 @@ def is_deep(config: Config) -> bool:
 
 
 def choose_regime(
-    args: argparse.Namespace, config: Config, images: int, *, fine_tuning: bool = False
+    args: TrainFlags, config: Config, images: int, *, fine_tuning: bool = False
 ) -> tuple[Regime, tuple[str, ...]]:
     """What ``args``, the flags of train.py, say, and for what they leave open what ``config`` and ``images`` call for.
 
@@ -76,7 +76,7 @@ def choose_regime(
     return regime, (f"{depth(config)} convolutions deep: {', '.join(chosen)} (--recipe darknet: as Darknet)",)
 
 
-def regime_of(saved: Mapping[str, Any], args: argparse.Namespace) -> Regime:
+def regime_of(saved: Mapping[str, Any], args: TrainFlags) -> Regime:
     """The regime of the run whose checkpoint is ``saved``; where it knows none, that of its flags."""
     if "regime" in saved:
         return Regime(**saved["regime"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -53,7 +54,7 @@ def plot_search(space: Sequence[Parameter], trials: Sequence[Trial], path: Path,
 def _over(axis: Axes, parameter: Parameter, trials: Sequence[Trial]) -> None:
     """The trials in which ``parameter`` took part."""
     part = [trial for trial in trials if parameter.name in trial.values]
-    values = [trial.values[parameter.name] for trial in part]
+    values: list[Any] = [trial.values[parameter.name] for trial in part]
     if parameter.choices:
         axis.set_xticks(range(len(parameter.choices)), parameter.choices)
         axis.set_xlim(-0.5, len(parameter.choices) - 0.5)

@@ -6,7 +6,6 @@ python train.py --resume runs/tune/yolov4-tiny-mish --tune 60                   
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -14,9 +13,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from training.arguments import TrainFlags
 from training.cfg import is_fine_tuning, read_cfg, with_keys
 from training.class_weights import NONE
 from training.flags import (
@@ -39,16 +40,19 @@ from utils.atomic import atomic_write, write_json
 from utils.cfg import Config, format_cfg, load_cfg
 from utils.cfg.classifier import is_classifier
 from utils.cfg.heads import Contrastive, Region, Yolo
+from utils.cfg.net import Net
+from utils.cli import with_values
 from utils.errors import Diverged, EnvironmentFault, InputError, UsageError, UserError
 from utils.run_folder import lock_folder, new_run_folder
 from utils.signals import StopRequest
 
 _TRAIN = (sys.executable, str(Path(__file__).resolve().parents[2] / "train.py"))
-_ERRORS = {kind.exit_code: kind for kind in (UsageError, InputError, EnvironmentFault)}
+_KINDS: tuple[type[UserError], ...] = (UsageError, InputError, EnvironmentFault)
+_ERRORS = {kind.exit_code: kind for kind in _KINDS}
 _DIVERGED = Diverged.exit_code
 
 
-def search(args: argparse.Namespace, argv: Sequence[str], *, train: Sequence[str] = _TRAIN) -> None:
+def search(args: TrainFlags, argv: Sequence[str], *, train: Sequence[str] = _TRAIN) -> None:
     """Run or go on with a search, to its table.
 
     Args:
@@ -179,9 +183,9 @@ class _Follower:
             self._shown = part
 
 
-def situation_of(args: argparse.Namespace, config: Config) -> Situation:
+def situation_of(args: TrainFlags, config: Config) -> Situation:
     """What of the search space can change a training with these flags."""
-    heads = [layer for layer in config.layers if isinstance(layer, (Yolo, Region, Contrastive))]
+    heads: list[Any] = [layer for layer in config.layers if isinstance(layer, (Yolo, Region, Contrastive))]
     by_depth = args.optimizer is None and is_deep(config)  # a search is for data of one's own, which are few
     adam = by_depth or args.optimizer == "adamw" or (args.optimizer != "nesterov" and config.net.adam)
     plain = bool(heads) and all(type(head) is Yolo for head in heads)
@@ -191,7 +195,7 @@ def situation_of(args: argparse.Namespace, config: Config) -> Situation:
     return Situation(args.recipe, frozenset(name for name, there in has.items() if there))
 
 
-def value_now(parameter: Parameter, args: argparse.Namespace, config: Config) -> Value:
+def value_now(parameter: Parameter, args: TrainFlags, config: Config) -> Value:
     """What ``parameter`` is in a training with these flags and no search."""
     head, _, key = parameter.flag.partition(" ")
     if not key:
@@ -199,14 +203,14 @@ def value_now(parameter: Parameter, args: argparse.Namespace, config: Config) ->
         name = head.removeprefix("--").replace("-", "_")
         given = getattr(args, name)
         return by_cfg[name] if given is None else given
-    section = config.net
+    section: Net | Yolo = config.net
     if key.startswith("yolo."):
         section = next(layer for layer in config.layers if isinstance(layer, Yolo))
     value = getattr(section, key.removeprefix("yolo."))
     return min(value, FINE_TUNING_RATE) if key == "learning_rate" and is_fine_tuning(args, config) else value
 
 
-def report(run: Search, args: argparse.Namespace, typed: Sequence[str]) -> None:
+def report(run: Search, args: TrainFlags, typed: Sequence[str]) -> None:
     """Table, csv, picture, and the best trial as best.cfg and as a line to paste.
 
     Raises:
@@ -231,7 +235,7 @@ def report(run: Search, args: argparse.Namespace, typed: Sequence[str]) -> None:
     print(f"train with it: {line}")
 
 
-def _beginning(args: argparse.Namespace, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], Path]:
+def _beginning(args: TrainFlags, argv: Sequence[str]) -> tuple[TrainFlags, list[str], Path]:
     """The flags of a search, as they were typed those that its trainings share, and its folder, made where missing."""
     folder = args.resume or (Path(args.out) if args.out else new_run_folder(Path("runs/tune"), Path(args.cfg).stem))
     file = folder / "search.json"
@@ -240,8 +244,7 @@ def _beginning(args: argparse.Namespace, argv: Sequence[str]) -> tuple[argparse.
         if not file.is_file():
             raise UsageError(f"{folder}: holds a training, no search; leave --tune out, or start one with --out")
         typed, trials = json.loads(file.read_text(encoding="utf-8"))["flags"], args.tune
-        args = parse_train_flags(typed)
-        args.tune = trials
+        args = with_values(parse_train_flags(typed), tune=trials)
     elif file.is_file():
         _check_same_search(args, parse_train_flags(json.loads(file.read_text(encoding="utf-8"))["flags"]), folder)
     elif (folder / "args.json").exists():
@@ -254,7 +257,7 @@ def _beginning(args: argparse.Namespace, argv: Sequence[str]) -> tuple[argparse.
     return args, typed, folder
 
 
-def _check_same_search(args: argparse.Namespace, before: argparse.Namespace, folder: Path) -> None:
+def _check_same_search(args: TrainFlags, before: TrainFlags, folder: Path) -> None:
     differing = {key for key, value in vars(args).items() if value != getattr(before, key)} - FREE_ON_RESUME - {"out"}
     if differing:
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(differing))
@@ -266,5 +269,5 @@ def _check_same_search(args: argparse.Namespace, before: argparse.Namespace, fol
 def _failure(folder: Path, code: int | None) -> UserError:
     """What ended a trial that neither finished nor diverged: it would end the others, too."""
     reason = last_line(folder) if code else "it was not evaluated once"
-    kind = _ERRORS.get(code, UserError)
+    kind = _ERRORS.get(code or 0, UserError)
     return kind(f"{folder}: its training ended with code {code}: {reason}; see {folder / LOG}; then go on as before")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.arguments import PRUNERS
 from training.search.space import Parameter, Value, matters
 from utils.errors import EnvironmentFault
 from utils.keyed_random import keyed_rng
 
-PRUNERS = ("median", "halving", "none")
 COMPLETE, PRUNED, DIVERGED = "complete", "pruned", "diverged"
 _FILE, _NAME = "search.db", "search"
 _RANDOM_TRIALS = 8  # before the sampler goes by what it has seen

@@ -75,6 +75,7 @@ def last_line(folder: Path) -> str:
 
 def _end_with_the_parent() -> None:
     """In the child: ask for SIGTERM when the parent dies."""
+    assert _LIBC is not None
     _LIBC.prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 

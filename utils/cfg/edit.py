@@ -45,6 +45,7 @@ def with_classes(config: Config, classes: int) -> Config:
                 "(wanted data with the classes of the tree; take tree out for others)"
             )
         # Counts of the old classes say nothing about the new ones.
+        assert isinstance(head, Yolo | Region)
         forget = {"counters_per_class": None} if classes != head.classes else {}
         layers[index] = _changed(config, head, classes=classes, **forget)
         layers[index - 1] = _changed(config, before, filters=head.filters_before(classes))
@@ -89,8 +90,9 @@ def with_activation(config: Config, name: str) -> Config:
 
 
 def _is_activated(layer: Section) -> bool:
-    normalised = isinstance(layer, Convolutional) and layer.batch_normalize
-    return (normalised or isinstance(layer, Shortcut)) and layer.activation != "linear"
+    if isinstance(layer, Convolutional):
+        return layer.batch_normalize > 0 and layer.activation != "linear"
+    return isinstance(layer, Shortcut) and layer.activation != "linear"
 
 
 def _changed(config: Config, section: Options, **values: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from utils.cfg.layers import Section
 from utils.cfg.options import BIG, declare, integer, real, reference, switch, word
@@ -20,14 +21,12 @@ class Yolo(Section):
     """``[yolo]``: a detection head. The convolution before it has len(mask) * (5 + classes) filters."""
 
     kind = "yolo"
-    ignored = ("uc_normalizer", "beta1")
+    ignored: ClassVar[tuple[str, ...]] = ("uc_normalizer", "beta1")
 
     classes: int = integer(20, 1, _CLASSES)
     num: int = integer(1, 1, 1024, "anchors of all heads together")
-    mask: tuple[int, ...] | None = declare(Items(Integer(0, 1023)), None, "the anchors of this head; default all")
-    anchors: tuple[tuple[float, float], ...] | None = declare(
-        Pairs(Real(1e-6, BIG), fill=0.5), None, "(w, h), input pixels"
-    )
+    mask: tuple[int, ...] = declare(Items(Integer(0, 1023)), None, "the anchors of this head; default all")
+    anchors: tuple[tuple[float, float], ...] = declare(Pairs(Real(1e-6, BIG), fill=0.5), None, "(w, h), input pixels")
     max: int = integer(200, 1, 10**6, "truth boxes an image may have")
 
     jitter: float = real(0.2, 0, 10, "random crop, part of the side")
@@ -109,7 +108,7 @@ class Region(Section):
 
     classes: int = integer(20, 1, _CLASSES)
     num: int = integer(1, 1, 1024, "anchors")
-    anchors: tuple[tuple[float, float], ...] | None = declare(Pairs(Real(1e-6, BIG)), None, "(w, h), cells")
+    anchors: tuple[tuple[float, float], ...] = declare(Pairs(Real(1e-6, BIG)), None, "(w, h), cells")
     coords: int = integer(4, 4, 64, "x, y, w, h; what stands beyond is not used")
     background: bool = switch("nothing is a class of the softmax; there is no objectness")
     softmax: bool = switch("softmax over the classes, not logistic")

@@ -41,8 +41,8 @@ class Convolutional(Section):
     filters: int = integer(1, 1, _FILTERS, "output channels")
     size: int = integer(1, 1, _STRIDE, "kernel side")
     stride: int = integer(1, 1, _STRIDE)
-    stride_x: int | None = integer(None, 1, _STRIDE, "default stride")
-    stride_y: int | None = integer(None, 1, _STRIDE, "default stride")
+    stride_x: int = integer(None, 1, _STRIDE, "default stride")
+    stride_y: int = integer(None, 1, _STRIDE, "default stride")
     pad: bool = declare(Switch(high=_STRIDE), False, "padding = size // 2")
     padding: int = integer(0, 0, _STRIDE, "pixels on each side")
     dilation: int = integer(1, 1, _STRIDE, "1 for size=1")
@@ -87,10 +87,10 @@ class _Pool(Section):
     """Windows of side ``size``; ``padding`` is the total of both sides, the smaller half first."""
 
     stride: int = integer(1, 1, _STRIDE)
-    stride_x: int | None = integer(None, 1, _STRIDE, "default stride")
-    stride_y: int | None = integer(None, 1, _STRIDE, "default stride")
-    size: int | None = integer(None, 1, _STRIDE, "window side; default stride")
-    padding: int | None = integer(None, 0, _STRIDE, "pixels, both sides together; default size - 1")
+    stride_x: int = integer(None, 1, _STRIDE, "default stride")
+    stride_y: int = integer(None, 1, _STRIDE, "default stride")
+    size: int = integer(None, 1, _STRIDE, "window side; default stride")
+    padding: int = integer(None, 0, _STRIDE, "pixels, both sides together; default size - 1")
     maxpool_depth: bool = switch("maximum over channels g, g + n, g + 2n ...; n = out_channels")
     out_channels: int = integer(1, 1, _FILTERS, "for maxpool_depth")
     antialiasing: int = integer(0, 0, 2, "blur before striding: 1 [1 2 1], 2 mean of 2x2")
@@ -334,5 +334,5 @@ class Unsupported(Section):
     Its keys are kept as text, unchecked.
     """
 
-    kind: str = ""
+    kind: str = ""  # type: ignore[misc]  # of each, where other sections have one of their class
     options: tuple[tuple[str, str], ...] = ()

@@ -82,7 +82,8 @@ def parse_cfg(text: str, *, source: str = "<string>", lenient: bool = False) -> 
         report.fail(1, f"more than {_LONGEST:,} characters (wanted a Darknet cfg, which is short)")
     if "\0" in text:
         report.fail(text.count("\n", 0, text.index("\0")) + 1, "a NUL byte (wanted a Darknet cfg, which is text)")
-    net, layers = None, []
+    net: Net | None = None
+    layers: list[Section] = []
     for raw in _raw_sections(text.removeprefix("\ufeff"), report):
         if net is None:
             net = _typed_net(raw, report)

@@ -23,21 +23,21 @@ _LARGEST = 256 << 20  # bytes of a list file; ten million paths
 
 
 @dataclass(frozen=True)
-class Description:
+class ImageList:
     """The class names of a data set and the images of one split, in order."""
 
     names: tuple[str, ...]
     images: tuple[Path, ...]
 
 
-def read_data_file(path: Path, split: str) -> Description:
+def read_data_file(path: Path, split: str) -> ImageList:
     """Read a Darknet ``.data`` file: ``train``, ``valid`` (default: the training images), ``names``, ``classes``.
 
     Raises:
         DatasetError, InputError: a file that is missing or broken, with its line.
     """
     where, options = printable(path), _options(path)
-    listed = options.get("train") if split == "train" else options.get("valid", options.get("train"))
+    listed: Any = options.get("train") if split == "train" else options.get("valid", options.get("train"))
     for key, value in (("train", listed), ("names", options.get("names"))):
         if not value:
             raise DatasetError(f"{where}: no {key!r} (wanted train, valid, names and classes)")
@@ -45,10 +45,10 @@ def read_data_file(path: Path, split: str) -> Description:
     names = read_names(_find(options["names"], (path.parent,)) or options["names"])  # it knows those of cfg/
     if classes is not None:
         _check_count(names, "classes", classes, where)
-    return Description(names, _images_of(listed, (path.parent,), where))
+    return ImageList(names, _images_of(listed, (path.parent,), where))
 
 
-def read_labelled_list(path: Path, split: str) -> tuple[Description, tuple[str, ...]]:
+def read_labelled_list(path: Path, split: str) -> tuple[ImageList, tuple[str, ...]]:
     """Read a Darknet ``.data`` file of a classifier: ``train``, ``valid``, ``labels``, and ``names`` where they differ.
 
     Returns:
@@ -67,7 +67,7 @@ def read_labelled_list(path: Path, split: str) -> tuple[Description, tuple[str, 
     listed = options.get("train") if split == "train" else options.get("valid", options.get("train"))
     if not listed:
         raise DatasetError(f"{where}: no 'train' (wanted train, valid and labels)")
-    return Description(names, _images_of(listed, (path.parent,), where)), labels
+    return ImageList(names, _images_of(listed, (path.parent,), where)), labels
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:
@@ -75,7 +75,7 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(_walk(folder, set())))
 
 
-def read_yaml(path: Path, split: str) -> Description:
+def read_yaml(path: Path, split: str) -> ImageList:
     """Read an Ultralytics-style yaml: ``path`` (the root), ``train`` and ``val``, ``names`` and perhaps ``nc``.
 
     A split is a folder of images, a list file, or several of them. ``../`` at the start of a split may be too much,
@@ -86,7 +86,7 @@ def read_yaml(path: Path, split: str) -> Description:
     """
     where, options = printable(path), _yaml_options(path)
     given = options.get(split)
-    splits = given if isinstance(given, list) else [given]
+    splits: list[Any] = given if isinstance(given, list) else [given]
     if not splits or not all(isinstance(one, str) and one for one in splits):
         raise DatasetError(f"{where}: {split}={given!r} (wanted a folder, a list file, or a list of them)")
     root = options.get("path") or "."
@@ -94,7 +94,7 @@ def read_yaml(path: Path, split: str) -> Description:
         raise DatasetError(f"{where}: path={root!r} (wanted the root folder of the images)")
     roots = (_find(root, (path.parent,)) or path.parent / root, path.parent)
     images = [image for one in splits for image in _images_of(one, roots, where)]
-    return Description(_yaml_names(options, where), tuple(images))
+    return ImageList(_yaml_names(options, where), tuple(images))
 
 
 def _images_of(text: str, roots: Sequence[Path], where: str) -> tuple[Path, ...]:

@@ -7,6 +7,8 @@ that image with the true boxes. The deltas are Darknet's ``forward_yolo_layer`` 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -70,7 +72,8 @@ def alter(network: Darknet, images: Tensor, strength: float) -> Tensor:
         pixels = images.detach().requires_grad_()
         with torch.enable_grad():
             raws = network(pixels)
-        deltas = [vanishing_delta(head, raw.detach()) for head, raw in zip(network.heads, raws, strict=True)]
+        heads = cast("tuple[YoloHead, ...]", network.heads)  # none others are let in
+        deltas = [vanishing_delta(head, raw.detach()) for head, raw in zip(heads, raws, strict=True)]
         (ascent,) = torch.autograd.grad(raws, pixels, grad_outputs=deltas)
     finally:
         network.train(was_training)

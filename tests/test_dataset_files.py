@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.description import read_data_file, read_yaml
+from data.formats.dataset_files import read_data_file, read_yaml
 from utils.errors import DatasetError, InputError
 
 
@@ -51,8 +51,8 @@ def test_paths_from_the_current_folder(darknet: Path, tmp_path: Path, monkeypatc
     write(tmp_path, "cfg/obj.data", "classes=2\ntrain=lists/train.txt\nnames=obj.names")
     write(tmp_path, "lists/train.txt", "img/b.jpg")
     monkeypatch.chdir(tmp_path)
-    description = read_data_file(Path("cfg/obj.data"), "val")  # valid is missing: the training images
-    assert names(description.images) == ["b.jpg"]
+    listed = read_data_file(Path("cfg/obj.data"), "val")  # valid is missing: the training images
+    assert names(listed.images) == ["b.jpg"]
 
 
 def test_missing_images_are_left_to_the_scan(darknet: Path, tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_yaml_with_folders(tmp_path: Path) -> None:
     (tmp_path / "set/images/train/loop").symlink_to(tmp_path / "set" / "images")
     os.mkfifo(tmp_path / "set/images/train/pipe.jpg")
     text = "path: set\ntrain: images/train\nval: images/val\nnc: 2\nnames: {1: dog, 0: cat}\n"
-    description = read_yaml(write(tmp_path, "d.yaml", text), "train")
-    assert description.names == ("cat", "dog")
-    assert sorted(names(description.images))[:2] == ["a.PNG", "b.jpg"]
-    assert len([name for name in names(description.images) if name == "b.jpg"]) == 1
-    assert "pipe.jpg" not in names(description.images) and "notes.txt" not in names(description.images)
-    assert list(description.images) == sorted(description.images)
+    listed = read_yaml(write(tmp_path, "d.yaml", text), "train")
+    assert listed.names == ("cat", "dog")
+    assert sorted(names(listed.images))[:2] == ["a.PNG", "b.jpg"]
+    assert len([name for name in names(listed.images) if name == "b.jpg"]) == 1
+    assert "pipe.jpg" not in names(listed.images) and "notes.txt" not in names(listed.images)
+    assert list(listed.images) == sorted(listed.images)
     assert names(read_yaml(tmp_path / "d.yaml", "val").images) == ["v.webp"]
 
 
@@ -121,14 +121,14 @@ def test_yaml_with_lists(tmp_path: Path) -> None:
     touch(tmp_path, "one/a.jpg", "two/b.jpg", "c.jpg")
     write(tmp_path, "list.txt", "./two/b.jpg\n")
     text = "train: [one, list.txt, c.jpg]\nval: one\nnames: [cat, 7]"
-    description = read_yaml(write(tmp_path, "d.yaml", text), "train")
-    assert names(description.images) == ["a.jpg", "b.jpg", "c.jpg"] and description.names == ("cat", "7")
+    listed = read_yaml(write(tmp_path, "d.yaml", text), "train")
+    assert names(listed.images) == ["a.jpg", "b.jpg", "c.jpg"] and listed.names == ("cat", "7")
 
 
 def test_yaml_of_roboflow(tmp_path: Path) -> None:
     touch(tmp_path, "train/images/a.jpg")
-    description = read_yaml(write(tmp_path, "data.yaml", "train: ../train/images\nnames: [x]"), "train")
-    assert names(description.images) == ["a.jpg"]
+    listed = read_yaml(write(tmp_path, "data.yaml", "train: ../train/images\nnames: [x]"), "train")
+    assert names(listed.images) == ["a.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Write a network for other programs: Darknet's .weights with the cfg and names it needs beside it, backbones."""
+"""Darknet's files: .weights with the cfg and names it needs beside it, and backbones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from models.darknet import Darknet
 from models.weights import save_darknet_weights
-from utils.atomic import atomic_write
+from utils.atomic import write_text
 from utils.cfg import format_cfg, load_cfg
 from utils.errors import InputError, UsageError
 from utils.names import read_names
@@ -57,12 +57,6 @@ def export_backbone(network: Darknet, path: Path, layers: int) -> None:
     if not 0 < layers <= count:
         raise UsageError(f"--layers {layers}: {network.config.source} has {count} layers (wanted 1 to {count})")
     save_darknet_weights(network, path, seen=0, stop_before=layers)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
-    with atomic_write(path, binary=False) as file:
-        file.write(text)
 
 
 def _means(path: Path, content: Any, read: Callable[[Path], Any]) -> bool:

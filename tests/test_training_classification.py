@@ -1,4 +1,4 @@
-"""classify.py from end to end, by way of train.py, eval.py and detect.py: 20 painted images, seconds for a training."""
+"""The training of classifiers, end to end by way of train.py: 20 painted images, seconds for a training."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import json
 import os
 import signal
 import tarfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import classify
-import detect
-import eval as evaluation
 import train
 from models.darknet import Darknet
+from models.losses.classification import ClassificationLoss
 from models.weights import load_darknet_weights, save_darknet_weights
+from tests import trainings
 from training.log import read_metrics
 from training.pretrained import load_pretrained
 from utils import cli
@@ -29,6 +28,10 @@ from utils.checkpoint import load_checkpoint
 from utils.errors import Diverged, InputError, UsageError
 from utils.image import write_image
 from utils.keyed_random import keyed_rng
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_torch_as_it_was", "no_results_png")
+
+flags = partial(trainings.flags, cfg="tiny.cfg")
 
 ITERATIONS = 12  # of the runs that are stopped and resumed
 
@@ -73,22 +76,6 @@ CLASSIFIER = f"{NET}{STEM}[dropout]\nprobability=.1\n[avgpool]\n{LAST}[softmax]\
 DETECTOR = f"{NET}{STEM}[convolutional]\nfilters=6\nsize=1\nactivation=linear\n[yolo]\nclasses=1\n"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
-@pytest.fixture(autouse=True)
-def _no_results_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing it takes longer than a short training; the run of the module fixture draws its own."""
-    monkeypatch.setattr(train, "plot_results", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three classes that differ in colour, with the cfg."""
@@ -102,12 +89,6 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 write_image(root / split / name / f"{number}.png", image)
     (root / "tiny.cfg").write_text(CLASSIFIER)
     return root
-
-
-def flags(painted: Path, out: Path, *more: object) -> list[str]:
-    files = ("--cfg", painted / "tiny.cfg", "--data", painted, "--out", out)
-    machine = ("--device", "cpu", "--workers", 0, "--precision", "fp32")
-    return [str(flag) for flag in (*files, *machine, *more)]
 
 
 @pytest.fixture(scope="module")
@@ -146,54 +127,6 @@ def test_the_run_folder(trained: tuple[Path, str], painted: Path) -> None:
     assert load_darknet_weights(network, out / "last.weights") == 40 * 8
 
 
-def test_eval_prints_and_writes(
-    trained: tuple[Path, str], painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    machine = ["--data", str(painted), "--device", "cpu", "--workers", "0"]
-    evaluation.main(["--weights", str(trained[0] / "best.pt"), *machine, "--json", str(tmp_path / "a.json")])
-    printed = capsys.readouterr().out
-    assert "red         3  1.000" in printed and "top-1 1.000  top-5 1.000  of 9 images" in printed
-    assert "images/s" in printed
-    result = json.loads((tmp_path / "a.json").read_text())
-    assert result["top1"] == result["top5"] == 1 and result["images"] == 9 and result["images_per_second"] > 0
-    weights = ["--cfg", str(trained[0] / "network.cfg"), "--weights", str(trained[0] / "best.weights")]
-    evaluation.main([*weights, *machine, "--split", "train", "--batch", "4"])
-    assert "of 21 images" in capsys.readouterr().out
-
-
-def test_classes_are_matched_by_name(trained: tuple[Path, str], painted: Path, tmp_path: Path) -> None:
-    """The network's order is that of its checkpoint, whatever folders the validation images have."""
-    (tmp_path / "val").mkdir()
-    (tmp_path / "val/red").symlink_to(painted / "val/red")
-    report = tmp_path / "a.json"
-    machine = ["--device", "cpu", "--workers", "0", "--json", str(report)]
-    evaluation.main(["--weights", str(trained[0] / "best.pt"), "--data", str(tmp_path), *machine])
-    result = json.loads(report.read_text())
-    assert result["top1"] == 1 and result["per_class"]["blue"] == {"accuracy": -1, "images": 0}
-
-
-def test_detect_names_what_it_sees(
-    trained: tuple[Path, str], painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    picture = painted / "val/green/0.png"
-    options = ["--device", "cpu", "--json", str(tmp_path / "new/a.json")]
-    detect.main(["--weights", str(trained[0] / "best.pt"), "--source", str(picture), *options])
-    assert capsys.readouterr().out.startswith(f"{picture}: green 0.")
-    (frame,) = json.loads((tmp_path / "new/a.json").read_text())["frames"]
-    assert frame["classes"][0]["name"] == "green" and len(frame["classes"]) == 3
-    assert sum(one["score"] for one in frame["classes"]) == pytest.approx(1, abs=1e-5)
-
-
-def test_detect_goes_on_after_a_bad_picture(
-    trained: tuple[Path, str], painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "a.png").write_bytes(b"no image")
-    (tmp_path / "b.png").write_bytes((painted / "val/red/0.png").read_bytes())
-    with pytest.raises(InputError, match=r"a\.png: not an image"):
-        detect.main(["--weights", str(trained[0] / "best.pt"), "--source", str(tmp_path), "--device", "cpu"])
-    assert "b.png: red " in capsys.readouterr().out
-
-
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
@@ -203,18 +136,18 @@ def test_a_stopped_run_goes_on_to_the_bit(
 ) -> None:
     more = ("--iterations", ITERATIONS, "--eval-interval", 4, "--no-scan")
     train.main(flags(painted, tmp_path / "whole", *more))
-    real = classify.step
+    real = train.step
 
     def step_and_signal(state, *rest) -> None:
         real(state, *rest)
         if state.iteration == 6:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(classify, "step", step_and_signal)
+    monkeypatch.setattr(train, "step", step_and_signal)
     with pytest.raises(SystemExit) as ended:
         train.main(flags(painted, tmp_path / "parts", *more))
     assert ended.value.code == 128 + number
-    monkeypatch.setattr(classify, "step", real)
+    monkeypatch.setattr(train, "step", real)
     train.main(["--resume", str(tmp_path / "parts")])
     for name in ("last.weights", "best.weights"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
@@ -242,7 +175,7 @@ def test_other_images_are_refused_on_resume(painted: Path, tmp_path: Path) -> No
 
 
 def test_a_loss_that_is_not_finite(painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classify.ClassificationLoss, "forward", lambda self, logits, truth: logits.sum() * torch.nan)
+    monkeypatch.setattr(ClassificationLoss, "forward", lambda self, logits, truth: logits.sum() * torch.nan)
     with pytest.raises(Diverged, match=r"iteration 1: the loss is nan on .*\.png.*; lower learning_rate"):
         train.main(flags(painted, tmp_path / "run", "--no-scan"))
 
@@ -320,17 +253,6 @@ def test_a_recipe_for_boxes_may_be_given(painted: Path, tmp_path: Path) -> None:
 def test_a_classifier_has_no_sample_to_learn_from(painted: Path) -> None:
     with pytest.raises(UsageError, match=r"--data is needed: a folder with train/CLASS/ and val/CLASS/"):
         train.main(["--cfg", str(painted / "tiny.cfg"), "--device", "cpu"])
-
-
-def test_eval_refuses_what_does_not_belong_together(trained: tuple[Path, str], painted: Path, tmp_path: Path) -> None:
-    weights = ["--weights", str(trained[0] / "best.pt"), "--device", "cpu", "--workers", "0"]
-    with pytest.raises(UsageError, match=r"--plots: about boxes"):
-        evaluation.main([*weights, "--data", str(painted), "--plots", str(tmp_path)])
-    plain = ["--cfg", str(trained[0] / "network.cfg"), "--weights", str(trained[0] / "best.weights"), *weights[2:]]
-    (tmp_path / "val/cow").mkdir(parents=True)
-    (tmp_path / "val/cow/0.png").write_bytes((painted / "val/red/0.png").read_bytes())
-    with pytest.raises(InputError, match=r"1 names \(wanted 3"):
-        evaluation.main([*plain, "--data", str(tmp_path)])
 
 
 def test_one_line_on_the_command_line(painted: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-import export
+from export.commands import main
+from export.darknet import export_backbone, export_weights
 from models import describe_network, load_network
 from models.darknet import Darknet
-from models.export import export_backbone, export_weights
 from models.weights import load_darknet_weights, save_darknet_weights
 from models.weights_file import num_floats
 from tests.painted import CFG, NAMES
-from utils import cli
 from utils.cfg import format_cfg, load_cfg, parse_cfg
 from utils.checkpoint import save_checkpoint
 from utils.errors import UsageError
@@ -97,7 +96,7 @@ def checkpoint(tmp_path: Path) -> tuple[Path, Darknet]:
 def test_a_checkpoint_becomes_what_darknet_reads(checkpoint, tmp_path: Path, capsys) -> None:
     path, network = checkpoint
     out = tmp_path / "new" / "blood.weights"
-    export.main(["--weights", str(path), "--weights-out", str(out)])
+    main(["--weights", str(path), "--weights-out", str(out)])
     assert capsys.readouterr().out.splitlines() == [str(out.with_suffix(s)) for s in (".weights", ".cfg", ".names")]
     assert out.with_suffix(".names").read_text() == "red\nblue\n"
     config, _ = describe_network(out.with_suffix(".cfg"), out)
@@ -116,7 +115,7 @@ def test_the_average_is_exported_where_there_is_one(checkpoint, tmp_path: Path) 
     }
     about = {"cfg": format_cfg(network.config), "names": list(NAMES)}
     save_checkpoint(path, {**about, "model": network.state_dict(), "ema": average})
-    export.main(["--weights", str(path), "--weights-out", str(tmp_path / "a.weights")])
+    main(["--weights", str(path), "--weights-out", str(tmp_path / "a.weights")])
     again = load_network(network.config, tmp_path / "a.weights", fuse=False)
     assert torch.equal(again.layers[0].conv.weight, network.layers[0].conv.weight + 1)
 
@@ -126,7 +125,7 @@ def test_weights_of_a_named_cfg_get_no_second_one(tmp_path: Path) -> None:
     (tmp_path / "my.cfg").write_text(CFG)
     save_darknet_weights(network, tmp_path / "my.weights", seen=7)
     flags = ["--cfg", str(tmp_path / "my.cfg"), "--weights", str(tmp_path / "my.weights")]
-    export.main([*flags, "--weights-out", str(tmp_path / "copy.weights")])
+    main([*flags, "--weights-out", str(tmp_path / "copy.weights")])
     assert (tmp_path / "copy.weights").read_bytes() == (tmp_path / "my.weights").read_bytes()
     assert {file.name for file in tmp_path.iterdir()} == {"my.cfg", "my.weights", "copy.weights"}
 
@@ -135,14 +134,14 @@ def test_a_cfg_that_means_the_same_is_kept_and_another_is_not_overwritten(checkp
     path, _ = checkpoint
     out, cfg, names = (tmp_path / f"a{suffix}" for suffix in (".weights", ".cfg", ".names"))
     cfg.write_text("# mine\n" + CFG)
-    export.main(["--weights", str(path), "--weights-out", str(out)])
+    main(["--weights", str(path), "--weights-out", str(out)])
     assert cfg.read_text().startswith("# mine")
     out.unlink()
     for file, text in ((cfg, CFG.replace("filters=8", "filters=9")), (cfg, "no cfg"), (names, "cat\ndog\n")):
         before = file.read_text()
         file.write_text(text)
         with pytest.raises(UsageError, match=rf"a{file.suffix}: is there already and says something else; move it"):
-            export.main(["--weights", str(path), "--weights-out", str(out)])
+            main(["--weights", str(path), "--weights-out", str(out)])
         assert not out.exists()
         assert file.read_text() == text
         file.write_text(before)
@@ -160,7 +159,7 @@ def test_a_backbone_is_what_darknet_partial_writes(tmp_path: Path) -> None:
     for layers in (1, 9, 21):
         out = tmp_path / f"a.conv.{layers}"
         flags = ["--cfg", str(tmp_path / "a.cfg"), "--weights", str(tmp_path / "a.weights"), "--layers", str(layers)]
-        export.main(["partial", *flags, "--out", str(out)])
+        main(["partial", *flags, "--out", str(out)])
         count = sum(node.parameters for node in network.graph.nodes[:layers])
         assert out.read_bytes() == struct.pack("<3iQ", 0, 2, 5, 0) + whole[20 : 20 + 4 * count]
     fresh = trained_like(detector_text())
@@ -183,36 +182,9 @@ def test_a_backbone_of_more_layers_than_there_are(layers: int, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-# Flags
-
-
 def test_a_suffix_that_no_script_would_know(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a\.pt: the scripts know .* name it a\.weights"):
         export_weights(trained_like(CFG), tmp_path / "a.pt")
-
-
-def test_nothing_to_write(checkpoint) -> None:
-    with pytest.raises(UsageError, match="nothing to write; give --weights-out FILE"):
-        export.main(["--weights", str(checkpoint[0])])
-
-
-@pytest.mark.parametrize(
-    ("flags", "code", "message"),
-    [
-        ([], 2, "export.py: the following arguments are required: --weights"),
-        (["--weights", "none.weights", "--weights-out", "b.weights"], 2, "does not say which network it is of"),
-        (["--weights", "none.pt", "--weights-out", "b.weights"], 3, "none.pt: no such checkpoint"),
-        (["partial", "--weights", "a.pt", "--out", "b", "--layers", "x"], 2, "'x' is not a whole number"),
-    ],
-)
-def test_faults_are_one_line(flags: list[str], code: int, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        cli.run(export.main, flags)
-    assert ended.value.code == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("yolov4: error: ") and message in line
-    assert not list(tmp_path.iterdir())
 
 
 # Another program with the exported files
@@ -255,7 +227,7 @@ def test_opencv_finds_the_same_boxes(tmp_path: Path) -> None:
     network = trained_like(detector_text())
     save_checkpoint(source, {"cfg": detector_text(), "names": list(NAMES), "model": network.state_dict()})
     out = tmp_path / "a.weights"
-    export.main(["--weights", str(source), "--weights-out", str(out)])
+    main(["--weights", str(source), "--weights-out", str(out)])
     assert num_floats(out) == network.graph.parameters
 
     theirs = tmp_path / "theirs.cfg"

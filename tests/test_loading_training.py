@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
-from data.augment.affine import Affine
+from data.augment.detection import augmentation_of
 from data.formats.dataset import load_dataset
-from data.training_data import training_batches
+from data.loading.batch_loader import Loading
+from data.loading.training import training_batches
 from tests.painted import CFG, write_painted
 from utils.cfg import load_cfg, with_net
 
@@ -22,12 +24,13 @@ def test_the_last_part_of_a_run_shows_whole_images(tmp_path: Path) -> None:
     )
     dataset = load_dataset(data, "train")
 
-    def images(**flags: object) -> list[torch.Tensor]:
-        batches = training_batches(dataset, config, start=0, seed=0, workers=0, mosaic=0.0, **flags)
+    def images(**flags: float) -> list[torch.Tensor]:
+        augmentation = augmentation_of(config, SimpleNamespace(mosaic=0.0, **flags))
+        batches = training_batches(dataset, config, augmentation, Loading(0), start=0, seed=0)
         return [batch.images for batch in batches]
 
-    moved, still = images(affine=Affine(0.5, 0.1)), images(close_jitter=1.0)
-    closing = images(affine=Affine(0.5, 0.1), close_jitter=0.3)
+    moved, still = images(scale=0.5, translate=0.1), images(close_jitter=1.0)
+    closing = images(scale=0.5, translate=0.1, close_jitter=0.3)
     assert [torch.equal(one, other) for one, other in zip(closing, moved, strict=True)] == [True] * 7 + [False] * 3
     assert [torch.equal(one, other) for one, other in zip(closing, still, strict=True)] == [False] * 7 + [True] * 3
     upright, seen = torch.cat(still), torch.cat(images(close_jitter=1.0, flip_vertical=True))

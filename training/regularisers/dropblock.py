@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from models.darknet import Darknet
 from models.layers.pointwise import DropBlockLayer
@@ -31,5 +33,5 @@ def add_dropblock(network: Darknet, probability: float, side: int) -> None:
         layer.register_forward_pre_hook(_drop)
 
 
-def _drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _drop(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (layer.dropblock(inputs[0]), *inputs[1:])

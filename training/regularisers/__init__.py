@@ -1,0 +1,1 @@
+"""Regularisers of YOLOv4 that act in training alone."""
