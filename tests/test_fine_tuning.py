@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import train
+from models.darknet import Darknet
 from models.weights import save_darknet_weights
 from tests.painted import CFG, write_painted
 from tests.trainings import flags, short
@@ -58,7 +59,7 @@ def test_a_rate_of_ones_own_and_a_backbone_keep_theirs(
 ) -> None:
     train.main(short(painted, tmp_path / "own", "--weights", trained / "best.pt", "--set", "learning_rate=.005"))
     assert load_cfg(tmp_path / "own" / "network.cfg").net.learning_rate == 0.005
-    network = train.Darknet(load_cfg(painted / "painted.cfg"))
+    network = Darknet(load_cfg(painted / "painted.cfg"))
     load_pretrained(network, trained / "best.pt", network.config)
     save_darknet_weights(network, tmp_path / "painted.conv.3", stop_before=3)
     train.main(short(painted, tmp_path / "backbone", "--weights", tmp_path / "painted.conv.3"))
@@ -76,9 +77,9 @@ def test_a_recipes_rate_is_nobodys_own(painted: Path, trained: Path, tmp_path: P
 def test_weights_for_other_classes_are_a_start(
     painted: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    two = train.Darknet(load_cfg(painted / "painted.cfg"))
+    two = Darknet(load_cfg(painted / "painted.cfg"))
     load_pretrained(two, trained / "best.pt", two.config)
-    five = train.Darknet(load_cfg(painted / "other.cfg"))
+    five = Darknet(load_cfg(painted / "other.cfg"))
     state = five.state_dict()
     for name, value in two.state_dict().items():
         if value.shape == state[name].shape:
