@@ -18,7 +18,7 @@ from models import load_network
 from models.darknet import Darknet
 from utils.atomic import write_json
 from utils.cfg import Config
-from utils.cli import refuse
+from utils.cli import ABOUT_BOXES, refuse
 from utils.device import autocast
 from utils.distributed import ALONE, World
 from utils.names import check_names, read_names
@@ -81,7 +81,7 @@ def measure_from_flags(
         own_names: the class names that came with the weights.
         world: the processes that share the images.
     """
-    refuse(args, BOXES_ONLY, "about boxes, of which a classifier knows nothing; drop what is given")
+    refuse(args, BOXES_ONLY, ABOUT_BOXES)
     network = load_network(config, args.weights, device, args.precision, compile=args.compile)
     names = read_names(args.names, classes=network.num_classes) if args.names else own_names
     dataset = load_labelled(args.data, args.split, names=names)

@@ -98,4 +98,4 @@ def refuse_box_flags(args: DetectFlags) -> None:
     Raises:
         UsageError: with those that were given.
     """
-    cli.refuse(args, _BOXES_ONLY, "about boxes, of which a classifier knows nothing; drop what is given")
+    cli.refuse(args, _BOXES_ONLY, cli.ABOUT_BOXES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,7 +168,7 @@ class Run:
     def __init__(self, job: Job) -> None:
         setting, config = job.setting, job.config
         self.job, self.about = job, job.about
-        self.network = _built(job)
+        self.network = _built(job, self.about)
         self.replica: nn.Module = setting.world.replicate(self.network, some_idle=self.network.graph.some_idle)
         self.objective: Objective = job.task.objective(self.network, job.splits.train)
         self.updates = LayerUpdates(self.network)
@@ -281,12 +281,12 @@ class Run:
         return True
 
 
-def _built(job: Job) -> Darknet:
+def _built(job: Job, about: Mapping[str, Any]) -> Darknet:
     """The network on its device, in training mode; a new one with what ``--weights`` brings, printed."""
     args, world, device = job.setting.args, job.setting.world, job.setting.device
     network = Darknet(job.config)
     if job.saved:
-        check_same_data(job.saved.get("data"), job.about["data"], job.folder)
+        check_same_data(job.saved.get("data"), about["data"], job.folder)
     else:
         print(network.summary())
         expect_background(network)
